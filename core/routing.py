@@ -1,0 +1,134 @@
+"""From recipient to route: whose mail it is, decided at RCPT before any content is taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import Protocol
+
+import re2
+
+from core.addresses import Mailbox
+from core.errors import InvalidField
+
+WILDCARD_PREFIX = "*."
+MAX_REGEX_LENGTH = 1_000
+REGEX_MEMORY_BYTES = 1 << 20
+"""RE2 refuses a pattern whose automaton would need more; matching is linear in any case."""
+
+
+class Refusal(StrEnum):
+    """Why a recipient is not taken."""
+
+    UNKNOWN = "unknown"
+    PATTERN_MISMATCH = "pattern_mismatch"
+
+
+@dataclass(frozen=True, slots=True)
+class AddressEntry:
+    """An address as routing needs it."""
+
+    address_id: str
+    account_id: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class DomainEntry:
+    """A custom domain as routing needs it."""
+
+    custom_domain_id: str
+    address: AddressEntry
+    auth_regex: str | None
+    domain_target: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where mail for one recipient goes."""
+
+    account_id: str
+    address_id: str
+    custom_domain_id: str | None
+    """Set only when the domain has a target of its own: such mail is another delivery."""
+    target: str
+    """The URL as it stands now; each attempt reads it afresh."""
+
+    @property
+    def delivery_key(self) -> tuple[str, str | None]:
+        """Recipients of one transaction with the same key share one delivery."""
+        return (self.address_id, self.custom_domain_id)
+
+
+class AddressBook(Protocol):
+    """What routing asks the store."""
+
+    def find_address(self, address_id: str) -> AddressEntry | None:
+        """The live address of that id."""
+
+    def find_domains(self, names: tuple[str, ...]) -> dict[str, DomainEntry]:
+        """The custom domains among `names`, wildcards included, by name."""
+
+
+def resolve(mailbox: Mailbox, receiving_domain: str, book: AddressBook) -> Route | Refusal:
+    """Find the route of a recipient.
+
+    Raises whatever the book raises: a store that is down must become a temporary refusal, never "unknown".
+    """
+    if mailbox.domain == receiving_domain:
+        return _resolve_default(mailbox, book)
+    return _resolve_custom(mailbox, book)
+
+
+def _resolve_default(mailbox: Mailbox, book: AddressBook) -> Route | Refusal:
+    entry = book.find_address(mailbox.untagged_local)
+    if entry is None:
+        return Refusal.UNKNOWN
+    return Route(entry.account_id, entry.address_id, None, entry.target)
+
+
+def _resolve_custom(mailbox: Mailbox, book: AddressBook) -> Route | Refusal:
+    names = candidate_domains(mailbox.domain)
+    found = book.find_domains(names)
+    entry = next((found[name] for name in names if name in found), None)
+    if entry is None:
+        return Refusal.UNKNOWN
+    if entry.auth_regex is not None and not pattern_matches(entry.auth_regex, mailbox):
+        return Refusal.PATTERN_MISMATCH
+    address = entry.address
+    if entry.domain_target is None:
+        return Route(address.account_id, address.address_id, None, address.target)
+    return Route(address.account_id, address.address_id, entry.custom_domain_id, entry.domain_target)
+
+
+def candidate_domains(domain: str) -> tuple[str, ...]:
+    """The names under which mail for `domain` may be configured, the most specific first.
+
+    `*.example.com` stands for exactly one more label: for `a.example.com`, not `a.b.example.com`.
+    """
+    _, dot, parent = domain.partition(".")
+    return (domain, WILDCARD_PREFIX + parent) if dot and parent else (domain,)
+
+
+def pattern_matches(auth_regex: str, mailbox: Mailbox) -> bool:
+    """Whether the whole recipient (its domain in lower case) matches; linear in its length (RE2)."""
+    recipient = f"{mailbox.text.rpartition('@')[0]}@{mailbox.domain}"
+    return compile_pattern(auth_regex).fullmatch(recipient) is not None
+
+
+@lru_cache(maxsize=1024)
+def compile_pattern(auth_regex: str) -> re2._Regexp:
+    """Compile a customer's pattern. Raises `InvalidField` with RE2's own words when it is not one."""
+    if len(auth_regex) > MAX_REGEX_LENGTH:
+        raise InvalidField("auth_regex", f"is longer than {MAX_REGEX_LENGTH} characters")
+    options = re2.Options()
+    options.max_mem = REGEX_MEMORY_BYTES
+    options.log_errors = False
+    try:
+        return re2.compile(auth_regex, options)
+    except re2.error as error:
+        reason = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
+        raise InvalidField(
+            "auth_regex", f"is not a valid regular expression ({reason}); the syntax is RE2's"
+        ) from error

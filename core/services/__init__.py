@@ -1,0 +1,1 @@
+"""Use cases. Only these open transactions, and none of them talks to the network inside one."""

@@ -1,0 +1,144 @@
+"""Addresses: where mail arrives, and the URL and format it is POSTed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.errors import NotFound
+from core.formats import TargetFormat
+from core.ids import new_address_id, new_signing_secret
+from core.netguard import check_url, target_host
+from core.services.paging import CreationKey, Page, PageRequest, read_creation_key
+from core.store.db import Database, Row
+
+MAX_NICKNAME_LENGTH = 100
+
+_COLUMNS = "id, target, target_format, nickname, secret, created_ms"
+_LIST = f"""
+SELECT {_COLUMNS} FROM address
+WHERE account_id = ? AND deleted_ms IS NULL AND (created_ms < ? OR (created_ms = ? AND id < ?))
+ORDER BY created_ms DESC, id DESC LIMIT ? OFFSET ?"""  # noqa: S608 (a constant)
+_GET = f"SELECT {_COLUMNS} FROM address WHERE id = ? AND account_id = ? AND deleted_ms IS NULL"  # noqa: S608
+_EXISTS = "SELECT 1 FROM address WHERE id = ? AND account_id = ?"
+_INSERT = """
+INSERT INTO address (id, account_id, target, target_format, nickname, attachments, secret, created_ms, updated_ms)
+VALUES (?, ?, ?, ?, ?, '{}', ?, ?, ?)"""
+_UPDATE = "UPDATE address SET target = ?, target_format = ?, nickname = ?, updated_ms = ? WHERE id = ?"
+_DELETE = "UPDATE address SET deleted_ms = ? WHERE id = ? AND account_id = ? AND deleted_ms IS NULL"
+_DELETE_DOMAINS = "UPDATE custom_domain SET deleted_ms = ? WHERE address_id = ? AND deleted_ms IS NULL"
+_REDIRECT = """
+UPDATE delivery SET target_host = ? WHERE id IN (
+    SELECT id FROM delivery
+    WHERE address_id = ? AND state = 'pending' AND custom_domain_id IS NULL AND target_host <> ?
+    ORDER BY id {locking})"""
+_START = CreationKey(1 << 62, "")
+
+
+@dataclass(frozen=True, slots=True)
+class AddressRecord:
+    """An address as it stands."""
+
+    address_id: str
+    target: str
+    target_format: TargetFormat
+    nickname: str | None
+    secret: str
+    """The Standard Webhooks secret with which POSTs to its target are signed."""
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddressDraft:
+    """What a customer says of an address."""
+
+    target: str
+    target_format: TargetFormat
+    nickname: str | None = None
+
+
+def list_addresses(database: Database, account_id: str, request: PageRequest) -> Page[AddressRecord]:
+    """The account's addresses, newest first. Raises `InvalidField` for a cursor that is none."""
+    start = read_creation_key(request.cursor) if request.cursor else _START
+    place = (start.created_ms, start.created_ms, start.entry_id)
+    with database.reading():
+        rows = database.execute(_LIST, (account_id, *place, request.size + 1, request.offset))
+    records = [_record(row) for row in rows[: request.size]]
+    has_more = len(rows) > request.size
+    return Page(records, str(CreationKey(records[-1].created_ms, records[-1].address_id)) if has_more else None)
+
+
+def get_address(database: Database, account_id: str, address_id: str) -> AddressRecord:
+    """One address. Raises `NotFound`."""
+    with database.reading():
+        return _find(database, account_id, address_id)
+
+
+def require_known_address(database: Database, account_id: str, address_id: str) -> None:
+    """Raises `NotFound` unless the account has or had this address: what it received outlives it."""
+    with database.reading():
+        if not database.execute(_EXISTS, (address_id, account_id)):
+            raise NotFound(_missing(address_id))
+
+
+def create_address(database: Database, account_id: str, draft: AddressDraft, now_ms: int) -> AddressRecord:
+    """Make an address, ready for mail. Raises `InvalidField`."""
+    check_url("target", draft.target)
+    made = AddressRecord(
+        new_address_id(), draft.target, draft.target_format, draft.nickname, new_signing_secret(), now_ms
+    )
+    values = (made.address_id, account_id, made.target, made.target_format.value, made.nickname, made.secret)
+    with database.transaction():
+        database.execute(_INSERT, (*values, now_ms, now_ms))
+    return made
+
+
+def update_address(
+    database: Database, account_id: str, address_id: str, draft: AddressDraft, now_ms: int, *, keep_nickname: bool
+) -> AddressRecord:
+    """Replace what a customer says of an address. Mail that still waits goes to the new target.
+
+    Raises `InvalidField` and `NotFound`.
+    """
+    check_url("target", draft.target)
+    with database.transaction():
+        before = _find(database, account_id, address_id)
+        nickname = before.nickname if keep_nickname else draft.nickname
+        values = (draft.target, draft.target_format.value, nickname, now_ms, address_id)
+        database.execute(_UPDATE, values)
+        if before.target != draft.target:
+            _redirect_waiting(database, address_id, target_host(draft.target))
+        return _find(database, account_id, address_id)
+
+
+def delete_address(database: Database, account_id: str, address_id: str, now_ms: int) -> AddressRecord:
+    """Take no more mail for an address and its domains; what was accepted is still delivered. Raises `NotFound`."""
+    with database.transaction():
+        record = _find(database, account_id, address_id)
+        database.execute(_DELETE, (now_ms, address_id, account_id))
+        database.execute(_DELETE_DOMAINS, (now_ms, address_id))
+        return record
+
+
+def _redirect_waiting(database: Database, address_id: str, host: str) -> None:
+    """Each attempt reads the target afresh; fairness counts by this column, so it follows.
+
+    Rows are locked in the order of their ids, lest two transactions wait for each other.
+    """
+    locking = "FOR UPDATE" if database.is_postgres else ""
+    database.execute(_REDIRECT.format(locking=locking), (host, address_id, host))
+
+
+def _find(database: Database, account_id: str, address_id: str) -> AddressRecord:
+    rows = database.execute(_GET, (address_id, account_id))
+    if not rows:
+        raise NotFound(_missing(address_id))
+    return _record(rows[0])
+
+
+def _record(row: Row) -> AddressRecord:
+    address_id, target, target_format, nickname, secret, created_ms = row
+    return AddressRecord(address_id, target, TargetFormat(target_format), nickname, secret, created_ms)
+
+
+def _missing(address_id: str) -> str:
+    return f"this account has no address {address_id}"

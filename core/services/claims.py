@@ -1,0 +1,213 @@
+"""Claiming due deliveries: a compare-and-set that leases them to one worker before any I/O is done.
+
+A claim sets token, attempt count and the end of the lease in one statement; a worker that dies afterwards is then
+just a delivery that comes due again when its lease runs out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import orjson
+
+from core.clock import SECOND_MS, to_datetime
+from core.delivery import DeliveryKind, Progress
+from core.envelope import Envelope
+from core.fairness import Candidate, ClaimPlan, HostHealth, HostLoad
+from core.formats import TargetFormat
+from core.ids import new_time_ordered_id
+from core.store.db import Database, Row
+
+LEASE_GRACE_MS = 15 * SECOND_MS
+"""How much longer a lease lasts than an attempt may: for parsing before it and recording after it."""
+WINDOW_MARGIN = 50
+"""How many more due deliveries are looked at than there are free places."""
+
+_DUE = """
+SELECT id, target_host FROM delivery WHERE kind = ? AND state = 'pending' AND due_ms <= ? ORDER BY due_ms LIMIT ?"""
+_DUE_OF_HOST = """
+SELECT id, target_host FROM delivery
+WHERE kind = ? AND state = 'pending' AND target_host = ? AND due_ms <= ? ORDER BY due_ms LIMIT ?"""
+_HOSTS_WITH_DUE = """
+WITH RECURSIVE host(name) AS (
+    SELECT min(target_host) FROM delivery WHERE kind = ? AND state = 'pending'
+    UNION ALL
+    SELECT (SELECT min(target_host) FROM delivery WHERE kind = ? AND state = 'pending' AND target_host > host.name)
+    FROM host WHERE host.name IS NOT NULL)
+SELECT name FROM host WHERE name IS NOT NULL AND ? >= (
+    SELECT min(due_ms) FROM delivery WHERE kind = ? AND state = 'pending' AND target_host = name)"""
+_IN_FLIGHT = """
+SELECT target_host, count(*), min(due_ms) FROM delivery
+WHERE kind = ? AND lease_token IS NOT NULL AND due_ms > ? GROUP BY target_host"""
+_HEALTH = "SELECT target_host, failures, open_until_ms, is_slow FROM target_health"
+_LEASE = """
+UPDATE delivery SET lease_token = ?, due_ms = ?, attempts = attempts + 1, cycle_attempts = cycle_attempts + 1
+WHERE id IN (SELECT id FROM delivery WHERE id IN ({places}) AND state = 'pending' AND due_ms <= ? {locking})
+AND state = 'pending' AND due_ms <= ? RETURNING id"""
+_LOAD = """
+SELECT d.id, d.attempts, d.cycle_attempts, d.cycle_started_ms, d.target_host, d.recipients,
+       coalesce(c.domain_target, a.target), a.target_format, a.secret,
+       m.id, m.mail_from, m.helo, m.remote_ip, m.tls_version, m.tls_cipher, m.md5, m.received_ms, m.size,
+       r.body, r.blob_key
+FROM delivery d JOIN address a ON a.id = d.address_id JOIN message m ON m.id = d.message_id
+JOIN raw_message r ON r.message_id = m.id LEFT JOIN custom_domain c ON c.id = d.custom_domain_id
+WHERE d.id IN ({places}) ORDER BY d.id"""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedDelivery:
+    """Everything an attempt needs, so that it never asks the database."""
+
+    delivery_id: str
+    lease_token: str
+    attempt_number: int
+    progress: Progress
+    target_host: str
+    target: str
+    target_format: TargetFormat
+    secret: str
+    message_id: str
+    envelope: Envelope
+    size: int
+    """Of the raw message, in bytes."""
+    body: bytes | None
+    blob_key: str | None
+    """Where the raw message lies when it is not in `body`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """What one worker asks for."""
+
+    kind: DeliveryKind
+    free_places: int
+    pool_size: int
+    host_concurrency: int
+    proven_hosts: Collection[str]
+    attempt_limit_ms: int
+    """The longest an attempt may take; the lease is longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a worker got."""
+
+    deliveries: list[ClaimedDelivery]
+    is_partial: bool
+    """Whether more may be due: the free places ran out, or another worker was quicker."""
+    is_blocked: bool
+    """Whether something due waits for its host: to be asked for again when an attempt has finished."""
+
+
+def claim(database: Database, request: ClaimRequest, now_ms: int) -> Claim:
+    """Lease what may start now. To be called inside a transaction."""
+    plan = _new_plan(database, request, now_ms)
+    window = request.free_places + WINDOW_MARGIN
+    due = _candidates(database.execute(_DUE, (request.kind, now_ms, window)))
+    plan.offer(due)
+    if not plan.is_full and len(due) == window:
+        _look_behind_the_window(database, request, plan, now_ms)
+    leased = _lease(database, request, plan.chosen, now_ms)
+    return Claim(
+        leased, is_partial=plan.is_full or len(leased) < len(plan.chosen), is_blocked=len(due) > len(plan.chosen)
+    )
+
+
+def has_due(database: Database, kind: DeliveryKind, now_ms: int) -> bool:
+    """Whether anything waits to be claimed."""
+    with database.reading():
+        return bool(database.execute(_DUE, (kind, now_ms, 1)))
+
+
+def _new_plan(database: Database, request: ClaimRequest, now_ms: int) -> ClaimPlan:
+    return ClaimPlan(
+        free_places=request.free_places,
+        pool_size=request.pool_size,
+        host_concurrency=request.host_concurrency,
+        load=_read_load(database, request, now_ms),
+        health=read_health(database),
+        proven_hosts=request.proven_hosts,
+        now_ms=now_ms,
+    )
+
+
+def _read_load(database: Database, request: ClaimRequest, now_ms: int) -> dict[str, HostLoad]:
+    lease_ms = request.attempt_limit_ms + LEASE_GRACE_MS
+    rows = database.execute(_IN_FLIGHT, (request.kind, now_ms))
+    return {host: HostLoad(count, now_ms + lease_ms - oldest_end) for host, count, oldest_end in rows}
+
+
+def read_health(database: Database) -> dict[str, HostHealth]:
+    """The hosts that are not healthy."""
+    rows = database.execute(_HEALTH)
+    return {host: HostHealth(failures, open_until, bool(is_slow)) for host, failures, open_until, is_slow in rows}
+
+
+def _look_behind_the_window(database: Database, request: ClaimRequest, plan: ClaimPlan, now_ms: int) -> None:
+    """The oldest due deliveries all belong to hosts that are busy: find the others, host by host."""
+    kind = request.kind
+    for (host,) in database.execute(_HOSTS_WITH_DUE, (kind, kind, now_ms, kind)):
+        room = plan.allowance(host)
+        if room > 0:
+            # Some of these may be in the plan already; the lease takes each id only once.
+            rows = database.execute(_DUE_OF_HOST, (kind, host, now_ms, room + len(plan.chosen)))
+            taken = set(plan.chosen)
+            plan.offer(islice((c for c in _candidates(rows) if c.delivery_id not in taken), room))
+        if plan.is_full:
+            return
+
+
+def _lease(database: Database, request: ClaimRequest, chosen: Sequence[str], now_ms: int) -> list[ClaimedDelivery]:
+    if not chosen:
+        return []
+    token = new_time_ordered_id(now_ms)
+    lease_end = now_ms + request.attempt_limit_ms + LEASE_GRACE_MS
+    locking = "FOR UPDATE SKIP LOCKED" if database.is_postgres else ""
+    statement = _LEASE.format(places=_places(chosen), locking=locking)
+    leased = [row[0] for row in database.execute(statement, (token, lease_end, *chosen, now_ms, now_ms))]
+    if not leased:
+        return []
+    rows = database.execute(_LOAD.format(places=_places(leased)), leased)
+    return [_claimed(row, token) for row in rows]
+
+
+def _claimed(row: Row, token: str) -> ClaimedDelivery:
+    (
+        delivery_id, attempts, cycle_attempts, cycle_started_ms, target_host, recipients, target, target_format,
+        secret, message_id, mail_from, helo, remote_ip, tls_version, tls_cipher, md5, received_ms, size, body, blob_key,
+    ) = row  # fmt: skip
+    envelope = Envelope(
+        mail_from=mail_from,
+        recipients=tuple(orjson.loads(recipients)),
+        helo=helo,
+        remote_ip=remote_ip,
+        tls_version=tls_version,
+        tls_cipher=tls_cipher,
+        md5=md5,
+        received_at=to_datetime(received_ms),
+    )
+    return ClaimedDelivery(
+        delivery_id=delivery_id,
+        lease_token=token,
+        attempt_number=attempts,
+        progress=Progress(cycle_attempts, cycle_started_ms),
+        target_host=target_host,
+        target=target,
+        target_format=TargetFormat(target_format),
+        secret=secret,
+        message_id=message_id,
+        envelope=envelope,
+        size=size,
+        body=None if body is None else bytes(body),
+        blob_key=blob_key,
+    )
+
+
+def _candidates(rows: Sequence[Row]) -> list[Candidate]:
+    return [Candidate(delivery_id, host) for delivery_id, host in rows]
+
+
+def _places(values: Sequence[str]) -> str:
+    return ", ".join("?" for _ in values)

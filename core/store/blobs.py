@@ -1,0 +1,131 @@
+"""Where messages lie that are too large for a database row: a folder of ours, or an object store.
+
+`put` returns only when the bytes are durable. On our own disk that means the file *and* its folder are synced;
+an object store's answer is taken at its word.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import from_url
+
+from core.errors import ConfigurationError, StorageUnavailable
+
+INLINE_LIMIT = 128 * 1024
+"""Messages up to this size (in bytes) are kept in their row: one commit, one sync, no second store to ask."""
+SHARD_DIGITS = 2
+OBJECT_STORE_SCHEMES = {"s3", "s3a", "gs", "az", "azure", "abfs", "abfss"}
+
+
+class BlobStore(Protocol):
+    """Bytes by key. Every call raises `StorageUnavailable` when the store cannot do it now."""
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Store the content of a local file, which is gone afterwards."""
+
+    def get(self, key: str) -> bytes:
+        """The bytes under a key."""
+
+    def delete(self, key: str) -> None:
+        """Forget a key; one that is not there is no error."""
+
+
+class DiskBlobs:
+    """A folder, spread over sub-folders by the end of the key (which is random)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Sync, rename into place, sync the folders. The file must lie on the same file system."""
+        try:
+            shard = self._make_shard(key)
+            _sync(path)
+            path.replace(shard / key)
+            _sync(shard)
+        except OSError as error:
+            raise StorageUnavailable("the message folder cannot be written to now") from error
+
+    def get(self, key: str) -> bytes:
+        """Read a whole blob."""
+        try:
+            return self._path(key).read_bytes()
+        except OSError as error:
+            raise StorageUnavailable(f"blob {key} cannot be read now") from error
+
+    def delete(self, key: str) -> None:
+        """Remove a blob."""
+        try:
+            self._path(key).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageUnavailable(f"blob {key} cannot be removed now") from error
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[-SHARD_DIGITS:] / key
+
+    def _make_shard(self, key: str) -> Path:
+        shard = self._path(key).parent
+        if not shard.exists():
+            shard.mkdir(exist_ok=True)
+            _sync(self._folder)
+        return shard
+
+
+class ObjectStoreBlobs:
+    """An S3, Google Cloud Storage or Azure container, by obstore; credentials come from the environment."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._store = from_url(url)
+        except (BaseError, ValueError) as error:
+            raise ConfigurationError(f"BLOB_URL: {url!r} cannot be used ({error})") from error
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Upload, in parts where it is large, then remove the local file."""
+        try:
+            obstore.put(self._store, key, path)
+            path.unlink()
+        except (BaseError, OSError) as error:
+            raise StorageUnavailable("the object store does not take the message now") from error
+
+    def get(self, key: str) -> bytes:
+        """Download a whole blob."""
+        try:
+            return bytes(obstore.get(self._store, key).bytes())
+        except (BaseError, OSError) as error:
+            raise StorageUnavailable(f"blob {key} cannot be read now") from error
+
+    def delete(self, key: str) -> None:
+        """Remove a blob."""
+        try:
+            obstore.delete(self._store, key)
+        except FileNotFoundError:
+            return
+        except (BaseError, OSError) as error:
+            raise StorageUnavailable(f"blob {key} cannot be removed now") from error
+
+
+def open_blobs(url: str) -> BlobStore:
+    """The blob store of a URL. Raises `ConfigurationError`."""
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return DiskBlobs(Path(unquote(parts.path)))
+    if parts.scheme in OBJECT_STORE_SCHEMES:
+        return ObjectStoreBlobs(url)
+    raise ConfigurationError(f"BLOB_URL: scheme {parts.scheme!r} is not known; use file, s3, gs or az")
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a folder to the disk (fsync of the folder makes a rename in it durable)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

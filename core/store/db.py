@@ -1,0 +1,152 @@
+"""The database connection: SQLite or PostgreSQL, chosen by URL, behind the same few calls.
+
+Connections belong to threads (peewee keeps one per thread). Statements are written once, with `?` for a parameter.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import peewee
+import psycopg
+from playhouse.migrations import Runner
+
+from core.errors import ConfigurationError, StorageUnavailable
+from core.store.models import database_proxy
+
+SQLITE_BUSY_TIMEOUT_MS = 10_000
+SQLITE_PRAGMAS = {
+    "journal_mode": "wal",  # readers never wait for the writer
+    "synchronous": "full",  # a commit is on disk when it returns: 250 depends on it
+    "foreign_keys": 1,
+    "busy_timeout": SQLITE_BUSY_TIMEOUT_MS,
+    "cache_size": -8_000,  # 8 MB for each connection
+    "temp_store": "memory",
+    "mmap_size": 0,  # an I/O error must be an exception, not a signal
+}
+SQLITE_MINIMUM = (3, 35, 0)  # RETURNING
+POSTGRES_CONNECT_TIMEOUT_S = 5
+MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATION_LOCK = 7_455_267  # any number of ours: pg_advisory_lock's key
+_DRIVER_ERRORS = (peewee.DatabaseError, peewee.InterfaceError, sqlite3.Error, psycopg.Error)
+
+Row = tuple[Any, ...]
+
+
+class Database:
+    """One database, for all threads of a process."""
+
+    def __init__(self, url: str) -> None:
+        self._peewee = _open(url)
+        self.is_postgres = isinstance(self._peewee, peewee.PostgresqlDatabase)
+        database_proxy.initialize(self._peewee)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit everything inside or nothing.
+
+        On SQLite the write lock is taken at once, so that no statement inside can fail for want of it.
+        Raises `StorageUnavailable` when the database cannot be reached, is full, or stays locked.
+        """
+        with self._translated_errors():
+            lock = () if self.is_postgres else ("IMMEDIATE",)
+            with self._peewee.atomic(*lock):
+                yield
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Run queries that change nothing. Raises `StorageUnavailable`."""
+        with self._translated_errors():
+            yield
+
+    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run one statement and give all the rows it returns, if any."""
+        cursor = self._peewee.execute_sql(self._native(statement), parameters)
+        return list(cursor.fetchall()) if cursor.description else []
+
+    def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run one statement for each row of parameters, as one round trip where the driver can."""
+        if rows:
+            self._peewee.connection().cursor().executemany(self._native(statement), rows)
+
+    def is_ready(self) -> bool:
+        """Whether a query runs now."""
+        try:
+            with self.reading():
+                self.execute("SELECT 1")
+        except StorageUnavailable:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        if not self._peewee.is_closed():
+            self._peewee.close()
+
+    def migrate(self) -> None:
+        """Bring the schema up to date; several processes may do so at once."""
+        with self._translated_errors():
+            if not self.is_postgres:
+                self._migrate_sqlite()
+                return
+            self.execute("SELECT pg_advisory_lock(?)", (MIGRATION_LOCK,))
+            try:
+                Runner(self._peewee, str(MIGRATIONS)).up()
+            finally:
+                self.execute("SELECT pg_advisory_unlock(?)", (MIGRATION_LOCK,))
+
+    def _migrate_sqlite(self) -> None:
+        with self._peewee.atomic("EXCLUSIVE"):
+            Runner(self._peewee, str(MIGRATIONS)).up()
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        try:
+            self._peewee.connect(reuse_if_open=True)
+            yield
+        except (peewee.IntegrityError, peewee.ProgrammingError, peewee.DataError):
+            raise  # our fault or the caller's, never the database's health
+        except _DRIVER_ERRORS as error:
+            self._drop_connection()
+            raise StorageUnavailable("the database cannot be used now") from error
+
+    def _drop_connection(self) -> None:
+        """A connection that failed is not trusted again; the next use opens a fresh one."""
+        if self._peewee.in_transaction():
+            return  # an outer block owns it and will come here itself
+        try:
+            self._peewee.close()
+        except _DRIVER_ERRORS:
+            return  # already gone, which is what we want
+
+    def _native(self, statement: str) -> str:
+        return _with_percent_parameters(statement) if self.is_postgres else statement
+
+
+@lru_cache(maxsize=512)
+def _with_percent_parameters(statement: str) -> str:
+    return statement.replace("%", "%%").replace("?", "%s")
+
+
+def _open(url: str) -> peewee.Database:
+    scheme = urlsplit(url).scheme
+    if scheme == "sqlite":
+        return _open_sqlite(url.removeprefix("sqlite:///"))
+    if scheme in {"postgres", "postgresql"}:
+        return peewee.PostgresqlDatabase(
+            url, prefer_psycopg3=True, connect_timeout=POSTGRES_CONNECT_TIMEOUT_S, autoconnect=True
+        )
+    raise ConfigurationError(f"DATABASE_URL: scheme {scheme!r} is not known; use postgresql:// or sqlite:///")
+
+
+def _open_sqlite(path: str) -> peewee.Database:
+    if sqlite3.sqlite_version_info < SQLITE_MINIMUM:
+        raise ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or newer is needed")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return peewee.SqliteDatabase(path, pragmas=SQLITE_PRAGMAS, lock_type="IMMEDIATE")

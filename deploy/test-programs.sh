@@ -1,0 +1,18 @@
+#!/bin/sh
+# test-programs.sh PROGRAMS PACKAGES: where we may (Debian, root), install the packages if a program is missing.
+set -eu
+PATH="$PATH:/usr/sbin:$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -n 1)"
+missing=
+for program in $1; do
+    command -v "$program" >/dev/null 2>&1 || missing="$missing $program"
+done
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+    echo "Not installed, so their tests will be skipped:$missing"
+    exit 0
+fi
+echo "Installing programs that the tests use:$missing ..."
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+# shellcheck disable=SC2086 (a list of names)
+apt-get install -y -qq --no-install-recommends $2 >/dev/null

@@ -1,0 +1,164 @@
+"""From a complete message to a durable one: whatever arrives while a commit runs goes into the next (group commit)."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+
+from core.clock import Clock
+from core.errors import StorageUnavailable
+from core.routing import Route
+from core.services.acceptance import AcceptedMail, store_accepted
+from core.store.blobs import BlobStore
+from core.store.db import Database
+from inbound.headers import read_summary
+from inbound.spool import SpooledMessage
+
+MAX_BATCH = 100
+BLOB_THREADS = 4
+_STOP = None
+
+log = structlog.get_logger("receiver")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What the SMTP session said around one message."""
+
+    message_id: str
+    mail_from: str
+    recipients: tuple[tuple[str, Route], ...]
+    helo: str
+    remote_ip: str
+    tls_version: str | None
+    tls_cipher: str | None
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A message on its way to the disk, and the session that waits for it."""
+
+    mail: AcceptedMail
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[None]
+
+
+class Acceptor:
+    """One committing thread for a receiver process."""
+
+    def __init__(self, database: Database, blobs: BlobStore, ring: Callable[[], None], clock: Clock) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._ring = ring
+        self._clock = clock
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._blob_threads = ThreadPoolExecutor(BLOB_THREADS, thread_name_prefix="blob")
+        self._thread = threading.Thread(target=self._commit_until_stopped, name="committer", daemon=True)
+
+    def start(self) -> None:
+        """Begin committing."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Commit what was submitted, then end."""
+        self._blob_threads.shutdown(wait=True)
+        self._waiting.put(_STOP)
+        self._thread.join()
+
+    async def accept(self, conversation: Conversation, message: SpooledMessage) -> None:
+        """Return once the message is durable. Raises `StorageUnavailable`.
+
+        Runs to its end even when the session that waits is gone: its client may have given up just before our 250,
+        and will send again, but what is stored must be whole.
+        """
+        loop = asyncio.get_running_loop()
+        mail = _describe(conversation, message, self._clock())
+        if message.path is not None:
+            await loop.run_in_executor(self._blob_threads, self._blobs.put_file, mail.message_id, message.path)
+        waiting = _Waiting(mail, loop, loop.create_future())
+        self._waiting.put(waiting)
+        await waiting.done
+
+    def _commit_until_stopped(self) -> None:
+        while (first := self._waiting.get()) is not _STOP:
+            batch, is_last = self._gather(first)
+            self._commit(batch)
+            if is_last:
+                break
+        self._database.close()
+
+    def _gather(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
+        batch = [first]
+        while len(batch) < MAX_BATCH:
+            try:
+                entry = self._waiting.get_nowait()
+            except queue.Empty:
+                return batch, False
+            if entry is _STOP:
+                return batch, True
+            batch.append(entry)
+        return batch, False
+
+    def _commit(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            store_accepted(self._database, [waiting.mail for waiting in batch])
+        except StorageUnavailable as error:
+            log.error("storing failed", messages=len(batch), reason=repr(error.__cause__))
+            _settle(batch, error)
+        except Exception as error:
+            self._commit_one_by_one(batch, error)
+        else:
+            _settle(batch, None)
+            self._ring()
+
+    def _commit_one_by_one(self, batch: Sequence[_Waiting], error: Exception) -> None:
+        """One message the database will not take must not hold up the others of its batch."""
+        if len(batch) > 1:
+            for waiting in batch:
+                self._commit([waiting])
+            return
+        log.error("a message could not be stored", message_id=batch[0].mail.message_id, exc_info=error)
+        _settle(batch, StorageUnavailable("the message could not be stored"))
+
+
+def _describe(conversation: Conversation, message: SpooledMessage, now_ms: int) -> AcceptedMail:
+    summary = read_summary(message.head)
+    return AcceptedMail(
+        message_id=conversation.message_id,
+        mail_from=conversation.mail_from,
+        recipients=conversation.recipients,
+        helo=conversation.helo,
+        remote_ip=conversation.remote_ip,
+        tls_version=conversation.tls_version,
+        tls_cipher=conversation.tls_cipher,
+        size=message.size,
+        md5=message.md5,
+        subject=summary.subject,
+        header_from=summary.from_,
+        header_message_id=summary.message_id,
+        received_ms=now_ms,
+        raw=message.raw,
+        blob_key=None if message.path is None else conversation.message_id,
+    )
+
+
+def _settle(batch: Sequence[_Waiting], error: StorageUnavailable | None) -> None:
+    """Wake the sessions, with one call into the loop for all of them."""
+    if batch:
+        batch[0].loop.call_soon_threadsafe(_settle_in_loop, [waiting.done for waiting in batch], error)
+
+
+def _settle_in_loop(futures: Sequence[asyncio.Future[None]], error: StorageUnavailable | None) -> None:
+    for future in futures:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)

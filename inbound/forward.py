@@ -1,0 +1,201 @@
+"""POST a payload to a target and report the `Outcome`. Never raises for what a target does."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from importlib.metadata import version
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+
+import requests
+
+from core.clock import SECOND_MS, Clock, to_datetime
+from core.delivery import RESPONSE_EXCERPT_BYTES, Outcome, Verdict, http_verdict
+from core.errors import InvalidField, TargetBlocked
+from core.netguard import check_url, target_host
+from core.signing import signature_headers
+from inbound.guarded_http import TRANSPORT_ERRORS, Deadline, DeadlineWatch
+
+MAX_REDIRECTS = 3  # as CloudMailin
+FOLLOWED_REDIRECTS = frozenset({301, 302, 307, 308})
+"""All with POST and the whole payload again: a GET to the new place would lose the mail and look like success."""
+DRAINED_BYTES = 64 * 1024
+"""An answer up to this size is read to its end, so that the connection can be used again."""
+ATTEMPT_HEADER = "pillarbox-attempt"
+USER_AGENT = f"Pillarbox/{version('pillarbox')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """One POST to be made."""
+
+    delivery_id: str
+    attempt_number: int
+    target: str
+    secret: str
+    content_type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A URL to call, its credentials taken out."""
+
+    url: str
+    authorization: str | None
+
+    @property
+    def origin(self) -> str:
+        return target_host(self.url)
+
+
+class Forwarder:
+    """Makes POSTs from any thread."""
+
+    def __init__(self, session: requests.Session, watch: DeadlineWatch, timeout_s: float, clock: Clock) -> None:
+        self._session = session
+        self._watch = watch
+        self._timeout_s = timeout_s
+        self._clock = clock
+
+    def send(self, post: Post) -> Outcome:
+        """Make one attempt, redirects included, within the timeout."""
+        started_ms = self._clock()
+        try:
+            with self._watch.limit(self._timeout_s) as deadline:
+                return self._send(post, deadline, started_ms)
+        except TargetBlocked as error:
+            return self._failure(started_ms, f"the target must not be called: {error}")
+        except InvalidField as error:
+            return self._failure(started_ms, f"redirected to an unusable URL: {error}")
+        except TRANSPORT_ERRORS as error:
+            expired = deadline.is_expired or isinstance(error, requests.Timeout)
+            return self._failure(started_ms, self._describe(error, expired))
+
+    def _send(self, post: Post, deadline: Deadline, started_ms: int) -> Outcome:
+        place = _place(post.target)
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._call(post, place, deadline)
+            with response:
+                onward = _redirect(place, response)
+                if onward is None:
+                    return self._outcome(response, started_ms, deadline)
+            place = onward
+        return self._failure(started_ms, f"redirected more than {MAX_REDIRECTS} times", response.status_code)
+
+    def _call(self, post: Post, place: _Place, deadline: Deadline) -> requests.Response:
+        request = self._request(post, place)
+        try:
+            return self._session.send(request, timeout=deadline.remaining, stream=True, allow_redirects=False)
+        except requests.ConnectionError as error:
+            if not deadline.was_reused or deadline.is_expired or isinstance(error, requests.Timeout):
+                raise
+            # The target closed a kept-open connection just as it was used again: no answer is lost by asking anew,
+            # and should the POST have arrived, the stable webhook-id tells.
+            return self._session.send(request, timeout=deadline.remaining, stream=True, allow_redirects=False)
+
+    def _request(self, post: Post, place: _Place) -> requests.PreparedRequest:
+        request = requests.PreparedRequest()
+        request.method = "POST"
+        request.url = place.url
+        request.body = post.body
+        headers = {
+            "Content-Type": post.content_type,
+            "Content-Length": str(len(post.body)),
+            "User-Agent": USER_AGENT,
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            ATTEMPT_HEADER: str(post.attempt_number),
+            **signature_headers(post.secret, post.delivery_id, self._clock() // SECOND_MS, post.body),
+        }
+        if place.authorization is not None:
+            headers["Authorization"] = place.authorization
+        request.prepare_headers(headers)
+        return request
+
+    def _outcome(self, response: requests.Response, started_ms: int, deadline: Deadline) -> Outcome:
+        verdict = http_verdict(response.status_code)
+        is_accepted = verdict is Verdict.ACCEPTED
+        excerpt = _read_some(response, is_accepted, deadline)
+        return Outcome(
+            verdict=verdict,
+            status=response.status_code,
+            started_ms=started_ms,
+            duration_ms=max(0, self._clock() - started_ms),
+            response=None if is_accepted else excerpt,
+            retry_after_ms=None if is_accepted else retry_after_ms(response.headers.get("Retry-After"), self._clock()),
+        )
+
+    def _failure(self, started_ms: int, error: str, status: int = 0) -> Outcome:
+        duration_ms = max(0, self._clock() - started_ms)
+        return Outcome(Verdict.TEMPORARY, status, started_ms, duration_ms, error=error)
+
+    def _describe(self, error: Exception, expired: bool) -> str:
+        if expired:
+            return f"no complete answer within {self._timeout_s:g} seconds"
+        if isinstance(error, requests.exceptions.SSLError):
+            return f"the TLS connection failed: {_innermost(error)}"
+        return f"the target could not be reached: {_innermost(error)}"
+
+
+def retry_after_ms(value: str | None, now_ms: int) -> int | None:
+    """Read a `Retry-After` header (RFC 9110 section 10.2.3): seconds or a date; None when it is neither."""
+    if value is None:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return int(text[:12]) * SECOND_MS
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    pause: float = (moment - to_datetime(now_ms)).total_seconds()
+    return max(0, int(pause * SECOND_MS))
+
+
+@lru_cache(maxsize=4096)
+def _place(target: str) -> _Place:
+    """Split credentials off a URL, and bring the rest into the form that goes on the wire."""
+    parts = urlsplit(check_url("target", target))
+    address = parts.netloc.rpartition("@")[2]
+    request = requests.PreparedRequest()
+    request.prepare_url(urlunsplit((parts.scheme, address, parts.path or "/", parts.query, "")), None)
+    assert request.url is not None
+    if parts.username is None:
+        return _Place(request.url, None)
+    credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return _Place(request.url, f"Basic {base64.b64encode(credentials.encode()).decode()}")
+
+
+def _redirect(place: _Place, response: requests.Response) -> _Place | None:
+    """Where to go on, if anywhere. Credentials stay with the origin they were given for."""
+    location = response.headers.get("Location")
+    if response.status_code not in FOLLOWED_REDIRECTS or not location:
+        return None
+    onward = _place(urljoin(place.url, location))
+    if onward.authorization is None and onward.origin == place.origin:
+        return _Place(onward.url, place.authorization)
+    return onward
+
+
+def _read_some(response: requests.Response, is_accepted: bool, deadline: Deadline) -> str:
+    """The beginning of the answer. A status that has arrived counts, even if its body never ends."""
+    try:
+        data = response.raw.read(DRAINED_BYTES, decode_content=False)
+    except TRANSPORT_ERRORS:
+        return "" if is_accepted or not deadline.is_expired else "(the answer did not end in time)"
+    return data[:RESPONSE_EXCERPT_BYTES].decode("utf-8", "replace").replace("\x00", "\ufffd")
+
+
+def _innermost(error: BaseException) -> str:
+    """The plain reason inside the layers that requests and urllib3 wrap around it."""
+    for _ in range(10):
+        inner = error.__cause__ or error.__context__ or getattr(error, "reason", None)
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
+    return str(error) or type(error).__name__

@@ -1,0 +1,56 @@
+"""Every SMTP reply of the receiver: the only table from a decision or an error to a code (RFC 5321, RFC 3463).
+
+A failure of ours is 4xx, always: the sender keeps the mail and comes again. 5xx is for what will not change.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from core.routing import Refusal
+
+
+class Reply(StrEnum):
+    """The replies that say always the same."""
+
+    SENDER_OK = "250 2.1.0 Ok"
+    RECIPIENT_OK = "250 2.1.5 Ok"
+    START_MAIL_INPUT = "354 End data with <CR><LF>.<CR><LF>"
+    NO_AUTH = "503 5.5.1 This server takes no logins; it only receives mail"
+    CANNOT_VERIFY = "252 2.5.2 Cannot VRFY, send some mail and see"
+    BAD_SYNTAX = "500 5.5.2 Bad syntax"
+    UNKNOWN_COMMAND = "500 5.5.2 Command not recognised"
+    LINE_TOO_LONG = "500 5.5.2 Command line too long"
+    DATA_LINE_TOO_LONG = "554 5.6.0 A line of the message is too long"
+    HELO_FIRST = "503 5.5.1 Send EHLO first"
+    RECIPIENT_FIRST = "503 5.5.1 Send RCPT first"
+    NO_ARGUMENT = "501 5.5.4 DATA takes no argument"
+    MESSAGE_TOO_LARGE = "552 5.3.4 The message is larger than this server takes"
+    TOO_MANY_RECIPIENTS = "452 4.5.3 Too many recipients in one message"
+    BAD_MAILBOX = "553 5.1.3 The mailbox syntax is wrong"
+    TRY_LATER = "451 4.3.0 The mail cannot be taken at the moment; try again later"
+    STORAGE_FULL = "452 4.3.1 There is no room for the mail at the moment; try again later"
+    TOO_MANY_CONNECTIONS = "421 4.7.0 Too many connections; try again later"
+    TOO_MANY_COMMANDS = "421 4.7.0 Too many commands without a message; closing"
+    TOO_MANY_ERRORS = "421 4.7.0 Too many errors; closing"
+    TIMEOUT = "421 4.4.2 Nothing arrived for too long; closing"
+    SHUTTING_DOWN = "421 4.3.2 The server is restarting; try again at once"
+    NO_TLS = "454 4.7.0 TLS is not available"
+    TLS_ALREADY = "503 5.5.1 TLS is active already"
+    TLS_GO = "220 2.0.0 Ready to start TLS"
+
+
+_REFUSALS = {
+    Refusal.UNKNOWN: "550 5.1.1 There is no such address here",
+    Refusal.PATTERN_MISMATCH: "550 5.7.1 The recipient does not match the regexp of this domain",
+}
+
+
+def recipient_refused(refusal: Refusal) -> str:
+    """The reply to a RCPT that is not taken."""
+    return _REFUSALS[refusal]
+
+
+def accepted(message_id: str) -> str:
+    """The reply that takes responsibility: only ever sent once the message is durable."""
+    return f"250 2.0.0 Ok: queued as {message_id}"

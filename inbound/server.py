@@ -1,0 +1,105 @@
+"""A receiver process: listens, serves sessions, and stops without losing what is in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import structlog
+import uvloop
+
+from core.clock import system_clock
+from core.config import Settings
+from core.services.routing_book import StoredAddressBook
+from core.store.blobs import open_blobs
+from core.store.db import Database
+from inbound.acceptor import Acceptor
+from inbound.book import CachedRoutes
+from inbound.certificate import tls_context
+from inbound.handler import InboundHandler
+from inbound.session import Connections, InboundSession, SessionParts
+from inbound.spool import remove_abandoned
+
+BACKLOG = 1024
+SHUTDOWN_S = 7.0
+"""How long sessions may finish their message; `pillarbox up` promises to be gone within 10 seconds."""
+FAREWELL_S = 0.5
+"""How long a client that does not close its side is waited for."""
+SHUTDOWN_POLL_S = 0.02
+
+log = structlog.get_logger("receiver")
+
+
+def serve(settings: Settings, database: Database, ring: Callable[[], None]) -> None:
+    """Run until SIGTERM or SIGINT. `ring` is called after each commit and must not block or raise."""
+    acceptor = Acceptor(database, open_blobs(settings.blob_location), ring, system_clock)
+    routes = CachedRoutes(StoredAddressBook(database), settings.domain, system_clock)
+    handler = InboundHandler(settings, routes, acceptor, _spool_folder(settings))
+    acceptor.start()
+    try:
+        uvloop.run(_serve_until_signalled(settings, handler))
+    finally:
+        acceptor.stop()
+
+
+async def _serve_until_signalled(settings: Settings, handler: InboundHandler) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    connections = Connections(settings)
+    shared = SessionParts(handler, connections, settings, tls_context(settings))
+    server = await loop.create_server(
+        lambda: InboundSession(shared),
+        sock=listening_socket(settings.smtp.host, settings.smtp.port),
+    )
+    log.info("receiving mail", address=str(settings.smtp), hostname=settings.mx_hostname)
+    await stop.wait()
+    server.close()
+    await _finish(connections)
+
+
+async def _finish(connections: Connections) -> None:
+    """Let sessions finish the message they are in; then close, with a moment for the last reply to leave."""
+    for session in list(connections.sessions):
+        session.begin_shutdown()
+    await _wait_until(lambda: not any(session.is_busy for session in connections.sessions), SHUTDOWN_S)
+    await _wait_until(lambda: not connections.sessions, FAREWELL_S)
+    for session in list(connections.sessions):
+        session.abort()
+
+
+async def _wait_until(condition: Callable[[], bool], limit_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + limit_s
+    while not condition() and loop.time() < deadline:  # noqa: ASYNC110 (sessions end in many ways)
+        await asyncio.sleep(SHUTDOWN_POLL_S)
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A listening socket that several receiver processes may share (SO_REUSEPORT)."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(address)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _spool_folder(settings: Settings) -> Path:
+    """Where messages grow before they are stored: on the disk they will lie on, so that storing is a rename."""
+    location = urlsplit(settings.blob_location)
+    base = Path(unquote(location.path)) if location.scheme == "file" else settings.data
+    folder = base / "incoming"
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(folder, older_than_s=2 * settings.data_timeout, now_s=time.time())
+    return folder

@@ -1,0 +1,65 @@
+"""Fixtures shared by all tests: a migrated database of either kind, emptied for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.services.accounts import NewAccount, create_account
+from core.store.db import Database
+from tests.postgres_server import running_postgres
+
+NOW_MS = 1_790_000_000_000
+"""The moment at which most tests happen."""
+TABLES = "account, credential, address, custom_domain, message, raw_message, delivery, attempt, target_health"
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL server for this test process."""
+    with running_postgres() as url:
+        database = Database(url)
+        database.migrate()
+        database.close()
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty, migrated database: each test that asks for it runs on both kinds."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'test.sqlite3'}"
+        _migrate(url)
+        return url
+    url = request.getfixturevalue("postgres_url")
+    _empty(url)
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """An empty, migrated database of either kind."""
+    opened = Database(database_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def account(database: Database) -> NewAccount:
+    """An account with its keys in clear."""
+    return create_account(database, "test", NOW_MS)
+
+
+def _migrate(url: str) -> None:
+    database = Database(url)
+    database.migrate()
+    database.close()
+
+
+def _empty(url: str) -> None:
+    database = Database(url)
+    with database.transaction():
+        database.execute(f"TRUNCATE {TABLES} CASCADE")
+    database.close()

@@ -1,0 +1,150 @@
+"""`/healthz`, against a real receiver, Redis and RQ worker."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+from aiosmtpd.controller import Controller
+from aiosmtpd.handlers import Sink
+from rq import Queue, SimpleWorker
+
+from core.config import Listen
+from core.services.accounts import NewAccount
+from core.store.db import Database
+from tests.api_support import Api, api_settings
+from tests.programs import need_program
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    path = tmp_path / "redis.sock"
+    command = [need_program("redis-server"), "--port", "0", "--unixsocket", str(path), "--save", ""]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path) as server:
+        wait_until_reachable(path)
+        yield f"unix://{path}"
+        server.terminate()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Listen]:
+    controller = Controller(Sink(), hostname="127.0.0.1", port=free_port())
+    controller.start()
+    yield Listen("127.0.0.1", controller.port)
+    controller.stop()
+
+
+@pytest.fixture
+def worker(redis_url: str) -> Iterator[SimpleWorker]:
+    connection = redis.Redis.from_url(redis_url)
+    made = SimpleWorker([Queue("inbound", connection=connection)], connection=connection)
+    made.register_birth()
+    yield made
+    made.register_death()
+
+
+@pytest.fixture
+def api(database: Database, account: NewAccount, tmp_path: Path, redis_url: str, receiver: Listen) -> Api:
+    return Api(database, account, api_settings(tmp_path, redis_url=redis_url, smtp=receiver))
+
+
+def test_all_is_well_when_every_part_answers(api: Api, worker: SimpleWorker) -> None:
+    answer = api.client.get("/healthz")
+    assert answer.status_code == 200
+    assert answer.json == {
+        "status": "ok",
+        "checks": {"receiver": {"ok": True}, "database": {"ok": True}, "redis": {"ok": True}, "worker": {"ok": True}},
+    }
+
+
+def test_a_missing_worker_is_named(api: Api) -> None:
+    assert failing(api) == ["worker"]
+
+
+def test_a_worker_that_fell_silent_is_missing(api: Api, worker: SimpleWorker, redis_url: str) -> None:
+    redis.Redis.from_url(redis_url).delete(worker.key)  # as Redis does when its time without a heartbeat is over
+    assert failing(api) == ["worker"]
+
+
+def test_a_missing_receiver_is_named(
+    database: Database, account: NewAccount, tmp_path: Path, redis_url: str, worker: SimpleWorker
+) -> None:
+    settings = api_settings(tmp_path, redis_url=redis_url, smtp=Listen("127.0.0.1", free_port()))
+    assert failing(Api(database, account, settings)) == ["receiver"]
+
+
+@pytest.mark.parametrize("greeting", [b"421 busy\r\n", b"", None])
+def test_a_receiver_that_does_not_greet_is_named(
+    database: Database, account: NewAccount, tmp_path: Path, redis_url: str, worker: SimpleWorker, greeting: bytes | None
+) -> None:
+    with greeting_server(greeting) as listen:
+        begun = time.monotonic()
+        assert failing(Api(database, account, api_settings(tmp_path, redis_url=redis_url, smtp=listen))) == ["receiver"]
+        assert time.monotonic() - begun < 3
+
+
+def test_missing_redis_and_database_are_named(account: NewAccount, tmp_path: Path, receiver: Listen) -> None:
+    away = Database(f"postgresql://postgres@/postgres?host={tmp_path}")
+    settings = api_settings(tmp_path, redis_url=f"unix://{tmp_path}/none.sock", smtp=receiver)
+    assert failing(Api(away, account, settings)) == ["database", "redis", "worker"]
+
+
+def test_the_answer_is_reused_for_a_second(api: Api, worker: SimpleWorker) -> None:
+    assert api.client.get("/healthz").status_code == 200
+    worker.register_death()
+    assert api.client.get("/healthz").status_code == 200
+    api.now_ms += 1000
+    assert api.client.get("/healthz").status_code == 503
+
+
+def failing(api: Api) -> list[str]:
+    """The parts that are not well, each with a reason."""
+    answer = api.client.get("/healthz")
+    assert answer.status_code == 503
+    assert answer.json["status"] == "unavailable"
+    bad = {name: check for name, check in answer.json["checks"].items() if not check["ok"]}
+    assert all(check["reason"] for check in bad.values())
+    return list(bad)
+
+
+@contextmanager
+def greeting_server(greeting: bytes | None) -> Iterator[Listen]:
+    """A server with one client, which it tells that, or nothing ever (None)."""
+    done = threading.Event()
+
+    def answer() -> None:
+        client, _ = listener.accept()
+        with client:
+            if greeting is None:
+                done.wait(10)
+            else:
+                client.sendall(greeting)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer, daemon=True).start()
+        yield Listen("127.0.0.1", listener.getsockname()[1])
+        done.set()
+
+
+def wait_until_reachable(path: Path) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with socket.socket(socket.AF_UNIX) as attempt:
+            if attempt.connect_ex(str(path)) == 0:
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"nothing listens at {path}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

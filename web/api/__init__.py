@@ -1,0 +1,1 @@
+"""One module a noun: read the request, call a service, render the answer."""

@@ -1,0 +1,69 @@
+"""The web application: the API, its reference, health and test targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+
+from flask_openapi3.models.info import Info
+from flask_openapi3.openapi import OpenAPI
+
+from core.clock import Clock, system_clock
+from core.config import Settings
+from core.delivery import DeliveryKind
+from core.mx_check import mx_check_for
+from core.store.blobs import open_blobs
+from core.store.db import Database
+from web.api import addresses, custom_domains, incoming_statuses
+from web.auth import SECURITY_SCHEMES
+from web.context import EXTENSION, Context
+from web.errors import Error, from_validation, handle_errors
+from web.headers import add_security_headers
+from web.health import add_health
+from web.reference import reference
+from web.requests import MAX_BODY_BYTES, JsonRequest
+from web.test_targets import targets
+
+DESCRIPTION = (
+    "Receive email as HTTP POSTs. Every error is JSON with `status` and `error`; times are RFC 3339 in UTC; lists are "
+    "newest first, and their `Link` header leads to the next page."
+)
+
+
+def create_app(
+    settings: Settings,
+    database: Database,
+    ring: Callable[[DeliveryKind], None],
+    clock: Clock = system_clock,
+) -> OpenAPI:
+    """Build the application. Raises `ConfigurationError`.
+
+    `ring` is called after each commit that made deliveries due; whatever it raises is logged and otherwise ignored.
+    """
+    app = OpenAPI(
+        "web",
+        info=Info(title="Pillarbox API", version=version("pillarbox"), description=DESCRIPTION),
+        security_schemes=SECURITY_SCHEMES,
+        validation_error_model=Error,
+        validation_error_status=500,  # else it would add a 422 of its own making to calls that cannot end so
+        validation_error_callback=from_validation,
+        doc_ui=False,
+        static_folder=None,
+    )
+    app.request_class = JsonRequest
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.extensions[EXTENSION] = Context(
+        settings, database, open_blobs(settings.blob_location), mx_check_for(settings), clock, ring
+    )
+    _add_routes(app, settings, database)
+    handle_errors(app)
+    add_security_headers(app)
+    return app
+
+
+def _add_routes(app: OpenAPI, settings: Settings, database: Database) -> None:
+    for module in (addresses, custom_domains, incoming_statuses):
+        app.register_api(module.api)
+    add_health(app, settings, database)
+    for blueprint in (targets, reference):
+        app.register_blueprint(blueprint)

@@ -1,0 +1,140 @@
+"""`/healthz`: whether mail can come in and go out through this installation."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+
+import redis
+import structlog
+from flask import Response
+from flask_openapi3.models.tag import Tag
+from flask_openapi3.openapi import OpenAPI
+from pydantic import BaseModel, Field
+from rq.worker_registration import REDIS_WORKER_KEYS
+
+from core.clock import SECOND_MS
+from core.config import Listen, Settings
+from core.store.db import Database
+from web.context import context
+from web.errors import Error
+
+CHECK_TIMEOUT_S = 1.0
+REUSED_FOR_MS = SECOND_MS
+"""Whoever asks more often gets the last answer: the page is open to all and must not become a load."""
+GREETING_BYTES = 512
+EXTENSION = "pillarbox_health"
+log = structlog.get_logger("web")
+
+
+class HealthCheck(BaseModel):
+    """One part of the installation."""
+
+    ok: bool
+    reason: str | None = Field(default=None, description="What is wrong and what to look at.")
+
+
+class Health(BaseModel):
+    """The whole installation."""
+
+    status: str = Field(description="`ok` or `unavailable`.", json_schema_extra={"enum": ["ok", "unavailable"]})
+    checks: dict[str, HealthCheck] = Field(description="`receiver`, `database`, `redis` and `worker`.")
+
+
+class NotReady(Exception):
+    """A check that failed; the text says why."""
+
+
+class HealthMonitor:
+    """Runs the checks, one caller at a time."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._redis = redis.Redis.from_url(
+            settings.redis_location, socket_timeout=CHECK_TIMEOUT_S, socket_connect_timeout=CHECK_TIMEOUT_S
+        )
+        self._checks: dict[str, Callable[[], None]] = {
+            "receiver": lambda: check_receiver(settings.smtp),
+            "database": lambda: check_database(database),
+            "redis": lambda: check_redis(self._redis),
+            "worker": lambda: check_worker(self._redis),
+        }
+        self._lock = threading.Lock()
+        self._last: tuple[int, Health] | None = None
+
+    def look(self, now_ms: int) -> Health:
+        """The state of things, not older than `REUSED_FOR_MS`."""
+        with self._lock:
+            if self._last is None or not 0 <= now_ms - self._last[0] < REUSED_FOR_MS:
+                self._last = (now_ms, self._run())
+            return self._last[1]
+
+    def _run(self) -> Health:
+        checks = {name: _outcome(check) for name, check in self._checks.items()}
+        return Health(status="ok" if all(c.ok for c in checks.values()) else "unavailable", checks=checks)
+
+
+def _outcome(check: Callable[[], None]) -> HealthCheck:
+    try:
+        check()
+    except NotReady as error:
+        return HealthCheck(ok=False, reason=str(error))
+    return HealthCheck(ok=True)
+
+
+def check_receiver(listen: Listen) -> None:
+    """Raises `NotReady` unless the receiver greets with 220."""
+    try:
+        with socket.create_connection((listen.reachable_host, listen.port), CHECK_TIMEOUT_S) as connection:
+            greeting = connection.recv(GREETING_BYTES)
+            connection.sendall(b"QUIT\r\n")
+    except OSError as error:
+        raise NotReady(f"nothing answers at {listen}; is `pillarbox smtp` running?") from error
+    if not greeting.startswith(b"220"):
+        raise NotReady(f"the receiver at {listen} does not take mail now; see its log")
+
+
+def check_database(database: Database) -> None:
+    """Raises `NotReady` unless a query runs."""
+    if not (database.is_ready() or database.is_ready()):  # the first may have met a connection that died meanwhile
+        raise NotReady("no query can be run; is the database up, and DATABASE_URL right?")
+
+
+def check_redis(connection: redis.Redis) -> None:
+    """Raises `NotReady` unless Redis answers."""
+    try:
+        connection.ping()
+    except redis.RedisError as error:
+        raise NotReady("Redis does not answer; is it up, and REDIS_URL right?") from error
+
+
+def check_worker(connection: redis.Redis) -> None:
+    """Raises `NotReady` unless a worker has sent a heartbeat lately.
+
+    RQ lets the record of a worker that sends none any more expire, so that one that is still there is a sign of life.
+    """
+    try:
+        keys = connection.smembers(REDIS_WORKER_KEYS)
+        if any(connection.exists(key) for key in keys):
+            return
+    except redis.RedisError as error:
+        raise NotReady("Redis does not answer, so workers cannot be seen") from error
+    raise NotReady("no worker is running; start `pillarbox worker`")
+
+
+def add_health(app: OpenAPI, settings: Settings, database: Database) -> None:
+    """Serve `/healthz`, without a key."""
+    app.extensions[EXTENSION] = HealthMonitor(settings, database)
+
+    @app.get(
+        "/healthz",
+        tags=[Tag(name="health", description="Whether the installation is ready.")],
+        summary="Say whether all parts are ready.",
+        operation_id="healthz",
+        description="Needs no key. 503 when a part is not ready.",
+        responses={200: Health, 500: Error, 503: Health},
+    )
+    def healthz() -> Response:
+        answer = app.extensions[EXTENSION].look(context().clock())
+        body = answer.model_dump_json(exclude_none=True)
+        return Response(body, 200 if answer.status == "ok" else 503, mimetype="application/json")

@@ -1,0 +1,221 @@
+"""The engine of a worker process: one clerk owns the database, a bounded pool does the I/O.
+
+The clerk records what is finished and claims what is due in the same transaction, many at a time. Attempts outlive
+the RQ job that woke the clerk, so one slow answer never keeps a job, and with it the next ring, waiting.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+
+from core.clock import Clock
+from core.delivery import DeliveryKind, Policy, Verdict
+from core.errors import StorageUnavailable
+from core.services.claims import Claim, ClaimedDelivery, ClaimRequest, claim
+from core.services.recording import FinishedAttempt, record
+from core.store.db import Database
+
+BATCH_PAUSE_S = 0.005
+"""Under load the clerk waits this long between transactions, so that each carries many deliveries."""
+STORAGE_PAUSE_S = 0.5
+"""How long the clerk waits for a database that fails before it tries again."""
+PROVEN_HOSTS = 10_000
+
+log = structlog.get_logger("worker")
+
+Attempt = Callable[[ClaimedDelivery], FinishedAttempt]
+"""Makes one attempt; never raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """How much a worker does at once."""
+
+    kind: DeliveryKind
+    threads: int
+    host_concurrency: int
+    attempt_limit_ms: int
+
+
+class Engine:
+    """Claims, attempts and records deliveries of one kind."""
+
+    def __init__(
+        self, database: Database, attempt: Attempt, limits: EngineLimits, policy: Policy, clock: Clock
+    ) -> None:
+        self._database = database
+        self._attempt = attempt
+        self._limits = limits
+        self._policy = policy
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="attempt")
+        self._changed = threading.Condition()
+        self._finished: deque[FinishedAttempt] = deque()
+        self._in_flight = 0
+        self._is_wanted = False
+        self._is_blocked = False
+        self._is_stopping = False
+        self._proven_hosts: OrderedDict[str, None] = OrderedDict()
+        self._clerk = threading.Thread(target=self._run, name="clerk", daemon=True)
+
+    def start(self) -> None:
+        """Begin; nothing is claimed before `drain`."""
+        self._clerk.start()
+
+    def drain(self, limit_s: float) -> bool:
+        """Have everything due claimed; returns whether that is done, else time ran out or the engine stops."""
+        with self._changed:
+            self._is_wanted = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._is_wanted or self._is_stopping, limit_s)
+            return not self._is_wanted
+
+    def stop_claiming(self) -> None:
+        """Take nothing new. Safe to call from a signal handler of the thread that drains."""
+        self._is_stopping = True
+        threading.Thread(target=self._notify, daemon=True).start()
+
+    def stop(self, grace_s: float) -> int:
+        """Wait for what is in flight, record it, and end; returns how many attempts were abandoned.
+
+        Those come due again when their leases run out.
+        """
+        self.stop_claiming()
+        self._clerk.join(grace_s)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        return self._in_flight
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    # --- the clerk ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._take_turns()
+        except Exception:
+            log.exception("the clerk failed; this worker ends and its leases run out")
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            self._database.close()
+
+    def _take_turns(self) -> None:
+        last_turn = 0.0
+        while True:
+            self._wait_for_work(last_turn)
+            if self._is_stopping and self._in_flight == 0 and not self._finished:
+                return
+            last_turn = time.monotonic()
+            self._take_turn()
+
+    def _wait_for_work(self, last_turn: float) -> None:
+        """Until there is something to do; under load a little longer, so that there is more of it."""
+        with self._changed:
+            self._changed.wait_for(self._has_work)
+            pause = last_turn + BATCH_PAUSE_S - time.monotonic()
+            if pause > 0 and not self._is_stopping:
+                self._changed.wait_for(self._is_starving, pause)
+
+    def _has_work(self) -> bool:
+        return bool(self._finished) or self._wants_to_claim() or self._is_stopping
+
+    def _wants_to_claim(self) -> bool:
+        return self._is_wanted and not self._is_stopping and self._in_flight < self._limits.threads
+
+    def _is_starving(self) -> bool:
+        """Whether nothing is left to do but claim: then a pause would only be delay."""
+        return self._is_stopping or (self._is_wanted and self._in_flight == len(self._finished))
+
+    def _take_turn(self) -> None:
+        finished = list(self._finished)
+        try:
+            claimed = self._record_and_claim(finished)
+        except StorageUnavailable as error:
+            log.error("the database fails; trying again", reason=repr(error.__cause__))
+            time.sleep(STORAGE_PAUSE_S)
+            return
+        self._account(finished, claimed)
+        for delivery in claimed.deliveries if claimed else ():
+            self._pool.submit(self._work, delivery)
+
+    def _record_and_claim(self, finished: list[FinishedAttempt]) -> Claim | None:
+        now_ms = self._clock()
+        try:
+            with self._database.transaction():
+                record(self._database, finished, self._policy, now_ms)
+                return self._claim(len(finished), now_ms)
+        except StorageUnavailable:
+            raise
+        except Exception:
+            if not finished:
+                raise
+            log.exception("a batch could not be recorded; recording one by one", attempts=len(finished))
+            self._record_one_by_one(finished, now_ms)
+            return None
+
+    def _claim(self, finished: int, now_ms: int) -> Claim | None:
+        """Claim what fits beside what is in flight, if anybody asked, or something waits for a host to be free."""
+        free = self._limits.threads - self._in_flight + finished
+        has_reason = self._is_wanted or (self._is_blocked and finished > 0)
+        if self._is_stopping or free <= 0 or not has_reason:
+            return None
+        return claim(self._database, self._claim_request(free), now_ms)
+
+    def _record_one_by_one(self, finished: list[FinishedAttempt], now_ms: int) -> None:
+        """An attempt whose delivery was deleted meanwhile must not hold up the records of the others."""
+        for entry in finished:
+            try:
+                with self._database.transaction():
+                    record(self._database, [entry], self._policy, now_ms)
+            except StorageUnavailable:
+                raise
+            except Exception:
+                log.exception("an attempt could not be recorded", delivery_id=entry.delivery.delivery_id)
+
+    def _claim_request(self, free: int) -> ClaimRequest:
+        return ClaimRequest(
+            kind=self._limits.kind,
+            free_places=free,
+            pool_size=self._limits.threads,
+            host_concurrency=self._limits.host_concurrency,
+            proven_hosts=self._proven_hosts.keys(),
+            attempt_limit_ms=self._limits.attempt_limit_ms,
+        )
+
+    def _account(self, finished: list[FinishedAttempt], claimed: Claim | None) -> None:
+        for entry in finished:
+            if entry.outcome.verdict is Verdict.ACCEPTED:
+                self._remember_proven(entry.delivery.target_host)
+        with self._changed:
+            for _ in finished:
+                self._finished.popleft()
+            self._in_flight -= len(finished)
+            if claimed is not None:
+                self._in_flight += len(claimed.deliveries)
+                self._is_blocked = claimed.is_blocked
+                self._is_wanted = claimed.is_partial
+                self._changed.notify_all()
+
+    def _remember_proven(self, host: str) -> None:
+        self._proven_hosts[host] = None
+        self._proven_hosts.move_to_end(host)
+        if len(self._proven_hosts) > PROVEN_HOSTS:
+            self._proven_hosts.popitem(last=False)
+
+    # --- the pool -------------------------------------------------------------------------------------------------
+
+    def _work(self, delivery: ClaimedDelivery) -> None:
+        finished = self._attempt(delivery)
+        with self._changed:
+            self._finished.append(finished)
+            self._changed.notify_all()
