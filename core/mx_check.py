@@ -120,5 +120,5 @@ def _split_port(text: str) -> tuple[str, int]:
 
 def _name_to_ask(domain: str) -> str:
     if domain.startswith(WILDCARD_PREFIX):
-        return f"pillarbox-{secrets.token_hex(_PROBE_BYTES)}.{domain.removeprefix(WILDCARD_PREFIX)}."
-    return f"{domain}."
+        return f"pillarbox-{secrets.token_hex(_PROBE_BYTES)}.{domain.removeprefix(WILDCARD_PREFIX)}"
+    return domain

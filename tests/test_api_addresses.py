@@ -107,7 +107,7 @@ def test_put_with_a_new_target_moves_waiting_mail_to_its_host(api: Api, database
     waiting, others = api.receive(address_id), api.receive(other_id)
     api.put(f"/addresses/{address_id}", {"target": "http://new.example.net:81/x", "target_format": "raw"})
     with database.reading():
-        hosts = dict(database.execute("SELECT id, target_host FROM delivery"))  # type: ignore[arg-type]
+        hosts = dict(database.execute("SELECT id, target_host FROM delivery"))
     assert hosts == {
         waiting: "http://new.example.net:81",
         delivered: "https://example.com:443",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dns.rcode
+import psycopg
 import pytest
 
 from core.addresses import parse_mailbox
@@ -58,10 +59,10 @@ def test_mail_for_a_created_domain_is_routed(api: Api, database: Database) -> No
     made = api.post("/custom_domains", {"domain": "*.example.com", "auth_regex": "in@.*"}, address_id=address_id)
     assert made.status_code == 201
     book = StoredAddressBook(database)
-    route = resolve(parse_mailbox("in@a.example.com"), "pillarbox.test", book)  # type: ignore[arg-type]
+    route = resolve(parse_mailbox("in@a.example.com"), "pillarbox.test", book)
     assert isinstance(route, Route)
     assert route.address_id == address_id
-    refused = resolve(parse_mailbox("out@a.example.com"), "pillarbox.test", book)  # type: ignore[arg-type]
+    refused = resolve(parse_mailbox("out@a.example.com"), "pillarbox.test", book)
     assert refused is Refusal.PATTERN_MISMATCH
 
 
@@ -147,6 +148,28 @@ def test_of_two_at_once_one_gets_the_domain(api: Api, database: Database, accoun
     for thread in threads:
         thread.join()
     assert sorted(answers) == [201] + [422] * 5
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_a_rival_that_commits_at_the_last_moment_wins(api: Api, database: Database, postgres_url: str) -> None:
+    address_id, rivals_address, answers = api.new_address(), api.new_address(), []
+
+    def ask() -> None:
+        answers.append(api.post("/custom_domains", {"domain": "example.com"}, address_id=address_id))
+        database.close()
+
+    insert = "INSERT INTO custom_domain (id, address_id, domain, created_ms) VALUES ('0', %s, 'example.com', 1)"
+    with psycopg.connect(postgres_url) as rival, psycopg.connect(postgres_url, autocommit=True) as watcher:
+        rival.execute(insert, (rivals_address,))
+        thread = threading.Thread(target=ask)
+        thread.start()
+        while not watcher.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'").fetchall():
+            assert thread.is_alive(), "the request did not wait for the rival"
+        rival.commit()
+        thread.join()
+    (answer,) = answers
+    assert answer.status_code == 422
+    assert "in use already" in answer.json["error"]
 
 
 def test_list_filters_by_address_and_part_of_the_domain(api: Api) -> None:

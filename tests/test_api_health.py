@@ -82,7 +82,12 @@ def test_a_missing_receiver_is_named(
 
 @pytest.mark.parametrize("greeting", [b"421 busy\r\n", b"", None])
 def test_a_receiver_that_does_not_greet_is_named(
-    database: Database, account: NewAccount, tmp_path: Path, redis_url: str, worker: SimpleWorker, greeting: bytes | None
+    database: Database,
+    account: NewAccount,
+    tmp_path: Path,
+    redis_url: str,
+    worker: SimpleWorker,
+    greeting: bytes | None,
 ) -> None:
     with greeting_server(greeting) as listen:
         begun = time.monotonic()

@@ -145,9 +145,7 @@ def test_link_keeps_the_other_parameters(api: Api) -> None:
     assert "Link" not in answer.headers
 
 
-def test_list_filters_by_address_and_knows_only_the_accounts_own(
-    api: Api, database: Database, tmp_path: Path
-) -> None:
+def test_list_filters_by_address_and_knows_only_the_accounts_own(api: Api, database: Database, tmp_path: Path) -> None:
     first, second = api.new_address(), api.new_address()
     stranger = Api(database, create_account(database, "other", NOW_MS), api_settings(tmp_path))
     theirs = stranger.receive(stranger.new_address())
@@ -185,9 +183,7 @@ def test_search_meets_each_match_once_whatever_the_page_and_the_window(
     assert list(itertools.chain(*numbered)) == made[::-1]
 
 
-def test_a_search_out_of_patience_gives_what_it_has_and_a_way_on(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_out_of_patience_gives_what_it_has_and_a_way_on(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statuses, "SEARCH_WINDOW", 2)
     monkeypatch.setattr(statuses, "SEARCH_PATIENCE_MS", -1)
     address_id = api.new_address()

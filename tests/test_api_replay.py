@@ -135,7 +135,7 @@ def test_a_large_retry_is_done_in_parts(api: Api, monkeypatch: pytest.MonkeyPatc
 def test_nothing_is_retried_without_saying_what(api: Api) -> None:
     status_id = api.receive_and_attempt(api.new_address(), 404)
     for query in ({}, {"query": ""}, {"query": "colour:red"}, {"query": "*", "addres_id": "x"}):
-        answer = api.post("/incoming_statuses/retry", **query)  # type: ignore[arg-type]
+        answer = api.post("/incoming_statuses/retry", **query)
         assert answer.status_code == 422
     assert row(api, status_id)["state"] == "rejected"
     assert api.rung == []
@@ -147,7 +147,7 @@ def test_nothing_found_rings_nobody(api: Api) -> None:
 
 
 def test_a_broken_bell_fails_no_request(database: Database, account: NewAccount, tmp_path: Path) -> None:
-    class BrokenBell(list):  # type: ignore[type-arg]
+    class BrokenBell(list):
         def append(self, _: object) -> None:
             raise OSError("no bell")
 
@@ -161,7 +161,7 @@ def test_the_bell_rings_after_the_commit(api: Api) -> None:
     status_id = api.receive_and_attempt(api.new_address(), 404)
     seen: list[object] = []
 
-    class WatchingBell(list):  # type: ignore[type-arg]
+    class WatchingBell(list):
         def append(self, _: object) -> None:
             assert not api.database._peewee.in_transaction()
             seen.append(row(api, status_id)["state"])

@@ -47,9 +47,7 @@ def test_domain_with_our_mx_passes(dns_server: DnsServer, records: list[str]) ->
         (["10 mx.pillarbox.test.example.com."], "mx.pillarbox.test.example.com"),
     ],
 )
-def test_wrong_records_are_shown_beside_the_expected_one(
-    dns_server: DnsServer, records: list[str], found: str
-) -> None:
+def test_wrong_records_are_shown_beside_the_expected_one(dns_server: DnsServer, records: list[str], found: str) -> None:
     dns_server.records["example.com"] = records
     with pytest.raises(InvalidField) as refused:
         check_with(dns_server.port).require("example.com")
@@ -93,9 +91,7 @@ def test_a_failing_server_says_nothing_of_the_domain(dns_server: DnsServer, rcod
         check_with(dns_server.port).require("example.com")
 
 
-def test_a_silent_server_is_given_up_in_bounded_time(
-    dns_server: DnsServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_server_is_given_up_in_bounded_time(dns_server: DnsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("core.mx_check.SERVER_TIMEOUT_S", 0.1)
     monkeypatch.setattr("core.mx_check.TOTAL_TIMEOUT_S", 0.3)
     dns_server.is_silent = True
@@ -134,7 +130,9 @@ def test_servers_may_be_written_in_every_usual_way(servers: str) -> None:
     assert len(make_resolver(servers).nameservers) == servers.count(",") + 1
 
 
-@pytest.mark.parametrize("servers", ["dns.example.com", "192.0.2.1:x", "192.0.2.1:99999", ",", "[::1", "192.0.2.1:53:1"])
+@pytest.mark.parametrize(
+    "servers", ["dns.example.com", "192.0.2.1:x", "192.0.2.1:99999", ",", "[::1", "192.0.2.1:53:1"]
+)
 def test_a_server_that_cannot_be_read_names_the_setting(servers: str) -> None:
     with pytest.raises(ConfigurationError, match="PILLARBOX_RESOLVER"):
         make_resolver(servers)

@@ -103,9 +103,7 @@ def test_the_document_is_valid_openapi(schema: Any) -> None:
 
 def test_the_document_describes_every_call(api: Api) -> None:
     document = api.client.get("/openapi.json").json
-    described = {
-        (method.upper(), path) for path, operations in document["paths"].items() for method in operations
-    }
+    described = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
     routed = {
         (method, rule.rule.replace("<", "{").replace(">", "}"))
         for rule in api.app.url_map.iter_rules()

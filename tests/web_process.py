@@ -52,6 +52,7 @@ class WebProcess:
 def running_web(folder: Path, database_url: str, **environment: str) -> Iterator[WebProcess]:
     """Start a server over a migrated database; end it afterwards whatever happened."""
     port = free_port()
+    folder.mkdir(exist_ok=True)
     variables = {
         "PILLARBOX_HTTP": f"127.0.0.1:{port}",
         "PILLARBOX_DATA": str(folder),

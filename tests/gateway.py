@@ -1,0 +1,196 @@
+"""A running gateway for tests: the real processes, each startable, killable and startable again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cli.redis_server import redis_command
+from cli.setup import prepare
+from core.clock import system_clock
+from core.config import Settings, load_settings
+from core.formats import TargetFormat
+from core.ids import new_address_id, new_domain_id, new_signing_secret
+from core.services.accounts import NewAccount, create_account
+from core.store.db import Database, Row
+from core.store.models import Address, CustomDomain
+from tests.ports import free_port
+from workers.doorbell import open_redis
+
+ROOT = Path(__file__).parents[1]
+START_S = 30.0
+STOP_S = 12.0
+
+
+@dataclass
+class Gateway:
+    """The processes of one gateway and ways to look into it."""
+
+    settings: Settings
+    environment: dict[str, str]
+    database: Database
+    account: NewAccount
+    log_path: Path
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    # --- processes ---
+
+    def start(self, name: str) -> None:
+        """Start `redis`, `smtp`, `worker`, `scheduler` or `web`, and wait until it is ready."""
+        command = redis_command(self.settings) if name == "redis" else [sys.executable, "-m", "cli.main", name]
+        with self.log_path.open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                command, env=self.environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+            )
+        self._wait_until_ready(name)
+
+    def kill(self, name: str) -> None:
+        """End a process and its children as a power cut would."""
+        process = self.processes.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def stop(self, name: str) -> int:
+        """End a process as an operator would; its exit status."""
+        process = self.processes.pop(name)
+        process.send_signal(signal.SIGTERM)
+        try:
+            return process.wait(STOP_S)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def stop_all(self) -> None:
+        """End everything that runs, Redis last."""
+        for name in sorted(self.processes, key="redis".__eq__):
+            with suppress(subprocess.TimeoutExpired):
+                self.stop(name)
+
+    def log(self) -> str:
+        """What the processes have logged."""
+        return self.log_path.read_text(errors="replace")
+
+    def _wait_until_ready(self, name: str) -> None:
+        deadline = time.monotonic() + START_S
+        while not self._is_ready(name):
+            assert self.processes[name].poll() is None, f"{name} ended at once:\n{self.log()[-3000:]}"
+            assert time.monotonic() < deadline, f"{name} is not ready after {START_S} s:\n{self.log()[-3000:]}"
+            time.sleep(0.02)
+
+    def _is_ready(self, name: str) -> bool:
+        if name == "smtp":
+            return _listens(self.settings.smtp.port)
+        if name == "web":
+            return _listens(self.settings.http.port)
+        if name == "redis":
+            with suppress(Exception):
+                return bool(open_redis(self.settings.redis_location).ping())
+            return False
+        pid = self.processes[name].pid
+        event = {"worker": "event=delivering", "scheduler": "event=sweeping"}[name]
+        return event in self.log() and Path(f"/proc/{pid}").exists()
+
+    # --- what is configured ---
+
+    def add_address(self, target: str, target_format: TargetFormat = TargetFormat.JSON_N, **fields: Any) -> str:
+        """An address; gives its mailbox."""
+        made = new_address_id()
+        now = system_clock()
+        with self.database.transaction():
+            Address.create(
+                id=made, account=self.account.account_id, target=target, target_format=target_format,
+                secret=new_signing_secret(), created_ms=now, updated_ms=now, **fields,
+            )  # fmt: skip
+        return f"{made}@{self.settings.domain}"
+
+    def add_domain(self, mailbox: str, domain: str, **fields: Any) -> str:
+        """A custom domain for the address of a mailbox; gives its id."""
+        made = new_domain_id()
+        with self.database.transaction():
+            address_id = mailbox.partition("@")[0]
+            CustomDomain.create(id=made, address=address_id, domain=domain, created_ms=system_clock(), **fields)
+        return made
+
+    # --- mail ---
+
+    def connect(self, timeout: float = 20.0) -> smtplib.SMTP:
+        """An SMTP client, greeted."""
+        client = smtplib.SMTP("127.0.0.1", self.settings.smtp.port, "client.example", timeout=timeout)
+        client.ehlo()
+        return client
+
+    def send(self, recipients: str | Sequence[str], message: bytes, sender: str = "sender@example.com") -> None:
+        """Send one message over a connection of its own; raises what smtplib raises."""
+        with self.connect() as client:
+            client.sendmail(sender, [recipients] if isinstance(recipients, str) else list(recipients), message)
+
+    # --- what became of it ---
+
+    def deliveries(self) -> list[Row]:
+        """State, attempts, last status and last error of each delivery, oldest first."""
+        with self.database.reading():
+            return self.database.execute(
+                "SELECT state, attempts, last_status, last_error FROM delivery ORDER BY id"
+            )
+
+    def wait_for_states(self, *states: str, timeout: float = 30.0) -> list[Row]:
+        """Wait until the deliveries have exactly these states, oldest first."""
+        deadline = time.monotonic() + timeout
+        while (rows := self.deliveries()) is not None:
+            if [row[0] for row in rows] == list(states):
+                return rows
+            assert time.monotonic() < deadline, f"deliveries are {rows}, not {states}\n{self.log()[-3000:]}"
+            time.sleep(0.02)
+        raise AssertionError
+
+
+@contextmanager
+def running_gateway(
+    folder: Path, *names: str, database_url: str | None = None, **environment: str
+) -> Iterator[Gateway]:
+    """A gateway with these processes running; by default receiver, worker and scheduler with their Redis."""
+    gateway = make_gateway(folder, database_url, **environment)
+    try:
+        for name in names or ("redis", "smtp", "worker", "scheduler"):
+            gateway.start(name)
+        yield gateway
+    finally:
+        gateway.stop_all()
+        gateway.database.close()
+
+
+def make_gateway(folder: Path, database_url: str | None = None, **environment: str) -> Gateway:
+    """A gateway that is set up, with nothing running yet."""
+    given = {
+        "PILLARBOX_DATA": str(folder / "data"),
+        "PILLARBOX_SMTP": f"127.0.0.1:{free_port()}",
+        "PILLARBOX_HTTP": f"127.0.0.1:{free_port()}",
+        **({"DATABASE_URL": database_url} if database_url else {}),
+        **environment,
+    }
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PILLARBOX_")}
+    settings = load_settings(given)
+    database = prepare(settings)
+    return Gateway(
+        settings=settings,
+        environment={**inherited, **given},
+        database=database,
+        account=create_account(database, "test", system_clock()),
+        log_path=folder / "gateway.log",
+    )
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
