@@ -8,12 +8,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import socket
 from pathlib import Path
 
 from core.config import Settings, private_redis_socket
 from core.errors import ConfigurationError
 
 MAX_MEMORY = "64mb"
+PING_TIMEOUT_S = 1.0
 
 
 def find_redis_server() -> str:
@@ -39,3 +41,22 @@ def redis_command(settings: Settings) -> list[str]:
         *("--maxmemory", MAX_MEMORY, "--maxmemory-policy", "noeviction"),
         *("--dir", str(settings.data.resolve()), "--logfile", str(settings.data.resolve() / "redis.log")),
     ]
+
+
+def private_redis_answers(settings: Settings) -> bool:
+    """Whether the private server is up. Raises `ConfigurationError` when the socket is not ours.
+
+    With a long data path it lies in /tmp, where somebody else may have put one: what is read from there is run.
+    (A plain socket and not the client library, which would stay in the memory of the supervisor.)
+    """
+    path = private_redis_socket(settings.data)
+    try:
+        if path.lstat().st_uid != os.geteuid():
+            raise ConfigurationError(f"{path} belongs to another user; remove it, or choose a shorter PILLARBOX_DATA")
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PING_TIMEOUT_S)
+            connection.connect(str(path))
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+    except OSError:
+        return False

@@ -7,28 +7,35 @@ import os
 from pathlib import Path
 from typing import Any
 
+import peewee
+
+from cli.data_folder import make_data_folder
 from core.clock import system_clock
 from core.config import Settings
-from core.errors import ConfigurationError
+from core.errors import ConfigurationError, StorageUnavailable
 from core.services.accounts import NewAccount, create_account, has_accounts
+from core.store.blobs import open_blobs
 from core.store.db import Database
-from inbound.certificate import ensure_certificate
+from inbound.certificate import ensure_certificate, tls_context
+from workers.doorbell import open_redis
 
 CREDENTIALS_FILE = "credentials.json"
-PRIVATE_FOLDER_MODE = 0o700
 PRIVATE_FILE_MODE = 0o600
 
 
 def prepare(settings: Settings) -> Database:
-    """Make whatever is missing; repeating it changes nothing. Raises `ConfigurationError`, `StorageUnavailable`."""
-    _make_data_folder(settings.data)
+    """Make whatever is missing and try every setting; repeating it changes nothing. Raises `ConfigurationError`."""
+    make_data_folder(settings.data)
+    _open_services(settings)
     database = Database(settings.database_location)
-    database.migrate()
+    try:
+        database.migrate()
+        _make_first_account(settings, database)
+    except (StorageUnavailable, peewee.DatabaseError) as error:
+        database.close()
+        raise ConfigurationError(f"DATABASE_URL: the database cannot be used ({_reason(error)})") from error
     ensure_certificate(settings)
-    credentials_path = settings.data / CREDENTIALS_FILE
-    if not has_accounts(database):
-        account = create_account(database, "default", system_clock())
-        _write_private(credentials_path, json.dumps(credentials(settings, account), indent=2) + "\n")
+    tls_context(settings)
     return database
 
 
@@ -45,15 +52,39 @@ def credentials(settings: Settings, account: NewAccount) -> dict[str, Any]:
     }
 
 
-def _make_data_folder(folder: Path) -> None:
+def _open_services(settings: Settings) -> None:
+    """Have the URLs of blob store and Redis read: a wrong one is told now and not by processes that cannot start."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER_MODE)
+        open_blobs(settings.blob_location)
     except OSError as error:
-        raise ConfigurationError(f"PILLARBOX_DATA: the folder {folder} cannot be made ({error})") from error
+        raise ConfigurationError(f"BLOB_URL: the folder cannot be made ({error})") from error
+    try:
+        open_redis(settings.redis_location).close()
+    except ValueError as error:
+        raise ConfigurationError(f"REDIS_URL: cannot be read ({error})") from error
+
+
+def _make_first_account(settings: Settings, database: Database) -> None:
+    """The file is on disk before the commit: killed between the two, we make and write another account next time."""
+    with database.transaction():
+        if database.is_postgres:  # SQLite has locked by now
+            database.execute("LOCK TABLE account IN SHARE ROW EXCLUSIVE MODE")
+        if not has_accounts(database):
+            account = create_account(database, "default", system_clock())
+            text = json.dumps(credentials(settings, account), indent=2) + "\n"
+            _write_private(settings.data / CREDENTIALS_FILE, text)
 
 
 def _write_private(path: Path, text: str) -> None:
     """Write a file that nobody else may read, not even for a moment."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE_MODE)
     with os.fdopen(descriptor, "w") as file:
+        os.fchmod(descriptor, PRIVATE_FILE_MODE)  # a file that was there keeps its mode otherwise
         file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _reason(error: BaseException) -> str:
+    """What the driver said, on one line."""
+    return " ".join(str(error.__cause__ or error).split())

@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -37,6 +38,8 @@ class Program:
     command: Sequence[str]
     stop_order: int
     """Lower ends first; the next ones are asked only when these have ended."""
+    orphan_signal: signal.Signals = signal.SIGTERM
+    """What Linux sends it when we are killed."""
 
 
 @dataclass(slots=True)
@@ -82,10 +85,11 @@ class Supervisor:
         for entry in self._running:
             self._look_after(entry)
 
-    def run(self) -> None:
-        """Look after the programs until asked to stop."""
+    def run(self, each_time: Callable[[], None]) -> None:
+        """Look after the programs until asked to stop; after each look, call `each_time`."""
         while not self._is_stopping:
             self.watch_once()
+            each_time()
             time.sleep(POLL_S)
 
     def stop(self) -> None:
@@ -98,18 +102,23 @@ class Supervisor:
         stubborn = [entry for entry in self._running if _is_alive(entry)]
         for entry in stubborn:
             log.warning("did not end in time; killed", name=entry.program.name)
-        _signal(stubborn, signal.SIGKILL)
+            _kill_with_children(entry)
         _wait(stubborn, time.monotonic() + 1)
 
     def _spawn(self, entry: _Running) -> None:
         entry.started_at = time.monotonic()
         entry.restart_at = 0.0
-        entry.process = subprocess.Popen(  # noqa: S603 (our own commands)
-            entry.program.command,
-            env=self._environment,
-            start_new_session=True,  # Ctrl-C in the terminal reaches us only, and we end the others in order
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        )
+        try:
+            entry.process = subprocess.Popen(  # noqa: S603 (our own commands)
+                entry.program.command,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C in the terminal reaches us only, and we end the others in order
+                preexec_fn=_die_with_us(entry.program.orphan_signal) if sys.platform == "linux" else None,
+            )
+        except OSError as error:  # out of memory or processes: the others must not end for it
+            self._postpone(entry, entry.started_at)
+            log.error("cannot be started now", name=entry.program.name, reason=str(error), in_s=entry.pause_s)
+            return
         log.debug("started", name=entry.program.name, pid=entry.process.pid)
 
     def _look_after(self, entry: _Running) -> None:
@@ -121,9 +130,7 @@ class Supervisor:
 
     def _plan_restart(self, entry: _Running, now: float) -> None:
         assert entry.process is not None
-        was_steady = now - entry.started_at > STEADY_S
-        entry.pause_s = FIRST_RESTART_PAUSE_S if was_steady else min(entry.pause_s * 2, LONGEST_RESTART_PAUSE_S)
-        entry.restart_at = now + entry.pause_s
+        self._postpone(entry, now)
         log.warning(
             "ended; starting again",
             name=entry.program.name,
@@ -131,6 +138,11 @@ class Supervisor:
             in_s=round(entry.pause_s, 1),
         )
         entry.process = None
+
+    def _postpone(self, entry: _Running, now: float) -> None:
+        was_steady = now - entry.started_at > STEADY_S
+        entry.pause_s = FIRST_RESTART_PAUSE_S if was_steady else min(entry.pause_s * 2, LONGEST_RESTART_PAUSE_S)
+        entry.restart_at = now + entry.pause_s
 
 
 def _is_alive(entry: _Running) -> bool:
@@ -153,14 +165,29 @@ def _wait(entries: Sequence[_Running], deadline: float) -> None:
             return
 
 
-def _die_with_parent() -> None:
-    """Have Linux end the child when we are killed, so that nothing is left running alone (prctl(2))."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _kill_with_children(entry: _Running) -> None:
+    """Each program is the leader of its own process group; the web server has children."""
+    assert entry.process is not None
+    with suppress(ProcessLookupError):
+        os.killpg(entry.process.pid, signal.SIGKILL)
+
+
+def _die_with_us(signum: signal.Signals) -> Callable[[], None]:
+    """Have Linux signal the child when we are killed, so that nothing is left running alone (prctl(2))."""
+    our_pid = os.getpid()
+
+    def in_child() -> None:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
+        if os.getppid() != our_pid:  # we were killed before that took effect
+            os._exit(1)
+
+    return in_child
 
 
 def pillarbox_command(*arguments: str) -> list[str]:
     """The command line of another of our processes."""
-    return [sys.executable, "-m", "cli.main", *arguments]
+    # -P: a folder called `cli` or `core` where somebody happens to stand is not ours.
+    return [sys.executable, "-P", "-m", "cli.main", *arguments]
 
 
 def child_environment() -> dict[str, str]:

@@ -1,98 +1,151 @@
-"""`pillarbox up`: the whole gateway in the foreground."""
+"""`pillarbox up`: the whole gateway in the foreground.
+
+This process lives as long as the gateway and does next to nothing, so it imports little: what needs the database is
+done by `pillarbox migrate` in a process of its own.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import fields
 
 import click
-import redis
 import structlog
 
-from cli.redis_server import redis_command
-from cli.setup import CREDENTIALS_FILE, prepare
+from cli.credentials_file import CREDENTIALS_FILE
+from cli.data_folder import held_alone, make_data_folder
+from cli.file_limit import raise_open_file_limit
+from cli.listening import check_ports
+from cli.redis_server import private_redis_answers, redis_command
 from cli.supervisor import POLL_S, Program, Supervisor, child_environment, pillarbox_command
-from core.config import Settings
+from core.config import ENV_KEY, Settings
 from core.errors import ConfigurationError
-from workers.doorbell import open_redis
 
 REDIS_START_S = 10.0
 READY_S = 60.0
 HEALTH_TIMEOUT_S = 3.0
+RECEIVERS_AND_WORKERS, REDIS_LAST = 0, 1
 
 log = structlog.get_logger("up")
 
 
 def run_everything(settings: Settings) -> None:
-    """Set up, start, wait until ready, and look after it all until SIGINT or SIGTERM."""
-    prepare(settings).close()
-    supervisor = Supervisor(_programs(settings), child_environment())
+    """Set up, start, and look after it all until SIGINT or SIGTERM. Raises `ConfigurationError`."""
+    _warn_of_unknown_settings()
+    make_data_folder(settings.data)
+    with held_alone(settings.data):
+        check_ports({"PILLARBOX_HTTP": settings.http, "PILLARBOX_SMTP": settings.smtp})
+        raise_open_file_limit()
+        _prepare_elsewhere()
+        _run(settings, Supervisor(_programs(settings), child_environment()))
+
+
+def _run(settings: Settings, supervisor: Supervisor) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: supervisor.request_stop())
     try:
         if not settings.redis_url:
             supervisor.start("redis")
             _wait_for_redis(settings, supervisor)
-        supervisor.start_all()
-        _announce_when_ready(settings, supervisor)
-        supervisor.run()
+        if not supervisor.is_stopping:
+            supervisor.start_all()
+        supervisor.run(each_time=_Readiness(settings).look)
     finally:
         click.echo("Stopping; mail in flight is finished first.")
         supervisor.stop()
         click.echo("Stopped.")
 
 
+def _prepare_elsewhere() -> None:
+    """Set up in a process of its own; it says itself what is wrong."""
+    status = subprocess.run(pillarbox_command("migrate"), check=False).returncode  # noqa: S603 (our own command)
+    if status:
+        sys.exit(status if status > 0 else 1)
+
+
 def _programs(settings: Settings) -> list[Program]:
     """No new mail first, then no new work; Redis goes last, since the others use it."""
-    receivers = [Program(f"smtp-{n}", pillarbox_command("smtp"), 0) for n in range(1, settings.receivers + 1)]
-    workers = [Program(f"worker-{n}", pillarbox_command("worker"), 0) for n in range(1, settings.workers + 1)]
-    rest = [Program("web", pillarbox_command("web"), 0), Program("scheduler", pillarbox_command("scheduler"), 0)]
-    own_redis = [] if settings.redis_url else [Program("redis", redis_command(settings), 1)]
-    return [*own_redis, *receivers, *workers, *rest]
+    first = RECEIVERS_AND_WORKERS
+    receivers = [Program(f"smtp-{n}", pillarbox_command("smtp"), first) for n in range(1, settings.receivers + 1)]
+    workers = [Program(f"worker-{n}", pillarbox_command("worker"), first) for n in range(1, settings.workers + 1)]
+    rest = [Program(name, pillarbox_command(name), first) for name in ("web", "scheduler")]
+    if settings.redis_url:
+        return [*receivers, *workers, *rest]
+    # An orphaned Redis is killed, not asked: it would take its time, and then remove the socket of its successor.
+    own_redis = Program("redis", redis_command(settings), REDIS_LAST, orphan_signal=signal.SIGKILL)
+    return [own_redis, *receivers, *workers, *rest]
 
 
 def _wait_for_redis(settings: Settings, supervisor: Supervisor) -> None:
-    connection = open_redis(settings.redis_location)
     deadline = time.monotonic() + REDIS_START_S
-    while not supervisor.is_stopping:
-        try:
-            connection.ping()
-            return
-        except redis.RedisError as error:
-            if time.monotonic() > deadline:
-                raise ConfigurationError(f"the private Redis server does not start; see redis.log ({error})") from error
-        supervisor.watch_once()
+    while not supervisor.is_stopping and not private_redis_answers(settings):
+        if time.monotonic() > deadline:
+            raise ConfigurationError(
+                f"the private Redis server does not start; see {settings.data / 'redis.log'}, or set REDIS_URL"
+            )
+        supervisor.watch_once_started()
         time.sleep(POLL_S)
 
 
-def _announce_when_ready(settings: Settings, supervisor: Supervisor) -> None:
-    deadline = time.monotonic() + READY_S
-    problem = ""
-    while not supervisor.is_stopping and time.monotonic() < deadline:
-        problem = _health_problem(settings)
+class _Readiness:
+    """Says once that the gateway is ready, and once that it takes long."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._started_at = time.monotonic()
+        self._is_announced = False
+        self._is_late = False
+
+    def look(self) -> None:
+        """Ask `/healthz`, until it was content once."""
+        if self._is_announced:
+            return
+        problem = _health_problem(self._settings)
         if not problem:
-            _announce(settings)
-            return
-        supervisor.watch_once()
-        time.sleep(POLL_S)
-    if not supervisor.is_stopping:
-        log.error("not ready yet; still trying", reason=problem)
+            self._is_announced = True
+            _announce(self._settings)
+        elif not self._is_late and time.monotonic() > self._started_at + READY_S:
+            self._is_late = True
+            log.error("not ready yet; still trying", reason=problem)
 
 
 def _health_problem(settings: Settings) -> str:
     """Why `/healthz` is not content; empty when it is."""
-    url = f"http://{settings.http.reachable_host}:{settings.http.port}/healthz"
+    url = f"http://{_host_in_url(settings)}:{settings.http.port}/healthz"
+    without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(url, timeout=HEALTH_TIMEOUT_S):
+        with without_proxy.open(url, timeout=HEALTH_TIMEOUT_S):
             return ""
     except urllib.error.HTTPError as error:
-        checks = json.loads(error.read() or b"{}").get("checks", {})
-        return ", ".join(name for name, check in checks.items() if not check.get("ok")) or str(error)
+        return _failed_checks(error.read()) or str(error)
     except (OSError, ValueError) as error:
         return f"web: {error}"
+
+
+def _host_in_url(settings: Settings) -> str:
+    host = settings.http.reachable_host
+    return f"[{host}]" if ":" in host else host
+
+
+def _failed_checks(body: bytes) -> str:
+    try:
+        return ", ".join(name for name, check in json.loads(body)["checks"].items() if not check["ok"])
+    except (ValueError, KeyError, TypeError, AttributeError):  # not our page
+        return ""
+
+
+def _warn_of_unknown_settings() -> None:
+    known = {entry.metadata[ENV_KEY] for entry in fields(Settings)}
+    for name in sorted(os.environ):
+        if name.startswith("PILLARBOX_") and name not in known:
+            log.warning("no such setting; see `pillarbox config`", name=name)
 
 
 def _announce(settings: Settings) -> None:

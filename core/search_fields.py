@@ -1,8 +1,7 @@
 """What can be searched in incoming statuses, and how a value becomes an SQL condition on it.
 
 The conditions speak of the aliases `d` (delivery) and `m` (message). None of them is ever NULL, so that NOT means
-"all others", as it does in Elasticsearch. Text is found anywhere in its field, without regard to case (SQLite folds
-ASCII letters only).
+"all others", as it does in Elasticsearch. Text is found anywhere in its field, without regard to case.
 """
 
 from __future__ import annotations

@@ -274,7 +274,8 @@ class InboundSession(SMTP):
             return
         self._continue_over(secured)
 
-    def _continue_over(self, secured: asyncio.Transport) -> None:
+    def _continue_over(self, secured: asyncio.Transport | None) -> None:
+        assert secured is not None  # only a closed transport gives none, and that raised before
         self._reader._buffer.clear()
         self._reader._transport = secured
         self._writer._transport = secured

@@ -58,10 +58,14 @@ class Engine:
         self._policy = policy
         self._clock = clock
         self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="attempt")
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._clerk_due = threading.Condition(lock)
+        self._settled = threading.Condition(lock)
+        self._is_idle = False
         self._finished: deque[FinishedAttempt] = deque()
         self._in_flight = 0
         self._is_wanted = False
+        self._wishes = 0
         self._is_blocked = False
         self._is_stopping = False
         self._proven_hosts: OrderedDict[str, None] = OrderedDict()
@@ -73,10 +77,11 @@ class Engine:
 
     def drain(self, limit_s: float) -> bool:
         """Have everything due claimed; returns whether that is done, else time ran out or the engine stops."""
-        with self._changed:
+        with self._settled:
             self._is_wanted = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._is_wanted or self._is_stopping, limit_s)
+            self._wishes += 1
+            self._clerk_due.notify()
+            self._settled.wait_for(lambda: not self._is_wanted or self._is_stopping, limit_s)
             return not self._is_wanted
 
     def stop_claiming(self) -> None:
@@ -95,8 +100,9 @@ class Engine:
         return self._in_flight
 
     def _notify(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+        with self._settled:
+            self._clerk_due.notify()
+            self._settled.notify_all()
 
     # --- the clerk ------------------------------------------------------------------------------------------------
 
@@ -120,11 +126,13 @@ class Engine:
 
     def _wait_for_work(self, last_turn: float) -> None:
         """Until there is something to do; under load a little longer, so that there is more of it."""
-        with self._changed:
-            self._changed.wait_for(self._has_work)
+        with self._clerk_due:
+            self._is_idle = True
+            self._clerk_due.wait_for(self._has_work)
+            self._is_idle = False
             pause = last_turn + BATCH_PAUSE_S - time.monotonic()
             if pause > 0 and not self._is_stopping:
-                self._changed.wait_for(self._is_starving, pause)
+                self._clerk_due.wait_for(self._is_starving, pause)
 
     def _has_work(self) -> bool:
         return bool(self._finished) or self._wants_to_claim() or self._is_stopping
@@ -138,13 +146,14 @@ class Engine:
 
     def _take_turn(self) -> None:
         finished = list(self._finished)
+        wishes = self._wishes
         try:
             claimed = self._record_and_claim(finished)
         except StorageUnavailable as error:
             log.error("the database fails; trying again", reason=repr(error.__cause__))
             time.sleep(STORAGE_PAUSE_S)
             return
-        self._account(finished, claimed)
+        self._account(finished, claimed, wishes)
         for delivery in claimed.deliveries if claimed else ():
             self._pool.submit(self._work, delivery)
 
@@ -192,19 +201,21 @@ class Engine:
             attempt_limit_ms=self._limits.attempt_limit_ms,
         )
 
-    def _account(self, finished: list[FinishedAttempt], claimed: Claim | None) -> None:
+    def _account(self, finished: list[FinishedAttempt], claimed: Claim | None, wishes: int) -> None:
         for entry in finished:
             if entry.outcome.verdict is Verdict.ACCEPTED:
                 self._remember_proven(entry.delivery.target_host)
-        with self._changed:
+        with self._settled:
             for _ in finished:
                 self._finished.popleft()
             self._in_flight -= len(finished)
             if claimed is not None:
                 self._in_flight += len(claimed.deliveries)
                 self._is_blocked = claimed.is_blocked
-                self._is_wanted = claimed.is_partial
-                self._changed.notify_all()
+                # A wish made while the claim ran may be for mail that the claim did not see.
+                self._is_wanted = claimed.is_partial or self._wishes > wishes
+                if not self._is_wanted:
+                    self._settled.notify_all()
 
     def _remember_proven(self, host: str) -> None:
         self._proven_hosts[host] = None
@@ -216,6 +227,7 @@ class Engine:
 
     def _work(self, delivery: ClaimedDelivery) -> None:
         finished = self._attempt(delivery)
-        with self._changed:
+        with self._clerk_due:
             self._finished.append(finished)
-            self._changed.notify_all()
+            if self._is_idle or self._is_starving():  # a clerk that pauses to gather more is left alone
+                self._clerk_due.notify()

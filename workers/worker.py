@@ -26,7 +26,8 @@ from workers.jobs import DRAIN_LIMIT_S, answer_with
 SHUTDOWN_S = 7.0
 """How long attempts in flight may finish; `pillarbox up` promises to be gone within 10 seconds."""
 LONGEST_REDIS_WAIT_S = 2.0
-SWITCH_INTERVAL_S = 0.001
+WORKER_TTL_S = 30
+"""How long a worker that was killed still counts as alive to RQ, and so to `/healthz`."""
 
 log = structlog.get_logger("worker")
 
@@ -44,7 +45,6 @@ class DrainWorker(SimpleWorker):
 
 def run_worker(settings: Settings, database: Database) -> None:
     """Work until SIGTERM or SIGINT, then finish what is in flight. Does not return."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)  # many short turns between POSTs: the default of 5 ms is their latency
     kind = DeliveryKind.INBOUND
     connection = open_redis(settings.redis_location)
     engine = build_engine(settings, database, kind)
@@ -53,7 +53,11 @@ def run_worker(settings: Settings, database: Database) -> None:
     door = Door(connection, kind)
     answer_with(lambda _: drain_and_attend(engine, door))
     worker = DrainWorker(
-        [open_queue(connection, kind)], connection=connection, serializer=JSONSerializer, log_job_description=False
+        [open_queue(connection, kind)],
+        connection=connection,
+        serializer=JSONSerializer,
+        log_job_description=False,
+        worker_ttl=WORKER_TTL_S,
     )
     worker.engine = engine
     log.info("delivering", threads=settings.worker_threads)

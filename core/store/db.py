@@ -149,4 +149,10 @@ def _open_sqlite(path: str) -> peewee.Database:
     if sqlite3.sqlite_version_info < SQLITE_MINIMUM:
         raise ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or newer is needed")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return peewee.SqliteDatabase(path, pragmas=SQLITE_PRAGMAS, lock_type="IMMEDIATE")
+    opened = peewee.SqliteDatabase(path, pragmas=SQLITE_PRAGMAS, lock_type="IMMEDIATE")
+    opened.register_function(_lower, "lower", 1)  # SQLite's own folds ASCII only; a search must fold as PostgreSQL's
+    return opened
+
+
+def _lower(text: str | None) -> str | None:
+    return text.lower() if isinstance(text, str) else text

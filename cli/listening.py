@@ -1,0 +1,60 @@
+"""Whether we may listen where the settings say, found out before anything is started."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from core.config import Listen
+from core.errors import ConfigurationError
+
+PATIENCE_S = 3.0
+"""A predecessor that was killed may hold its port for a moment."""
+POLL_S = 0.1
+_CURES = {
+    errno.EADDRINUSE: "stop what listens there, or choose another port",
+    errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE; or choose another",
+    errno.EADDRNOTAVAIL: "this machine has no such address; 0.0.0.0 is all of them",
+}
+
+
+def check_ports(listens: Mapping[str, Listen], patience_s: float = PATIENCE_S) -> None:
+    """Raises `ConfigurationError` naming the setting, unless all can be listened on at once.
+
+    Receivers share their port (SO_REUSEPORT), so that two installations on one port would take each other's mail
+    without any error: this is where it shows.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            with ExitStack() as probes:
+                for setting, listen in listens.items():
+                    probes.enter_context(_probe(setting, listen))
+            return
+        except ConfigurationError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_S)
+
+
+def _probe(setting: str, listen: Listen) -> socket.socket:
+    """A socket bound alone, as only the first one can be."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        probe = socket.socket(family, kind, protocol)
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections linger, and do no harm
+            probe.bind(address)
+            probe.listen(1)
+        except OSError:
+            probe.close()
+            raise
+    except OSError as error:
+        cure = _CURES.get(error.errno or 0, "give `host:port` of this machine")
+        raise ConfigurationError(f"{setting}: cannot listen on {listen} ({error.strerror}); {cure}") from error
+    return probe
