@@ -34,6 +34,9 @@ LATENCY_MAILS = 200
 LATENCY_PAUSE_S = 0.05
 PATIENCE_S = 120
 MEASURED = ("smtp", "worker", "scheduler", "redis", "web")
+STARTED = ("redis", "smtp", "worker", "scheduler", "web")
+DATABASE_VARIABLE = "BENCH_DATABASE_URL"
+"""Set to a PostgreSQL URL to measure with that instead of SQLite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ def main() -> None:
         sink_port = free_port()
         with running_module("bench.http_sink", sink_port):
             plain_posts = _bare_posts_per_s(sink_port)
-            with running_gateway(Path(folder), *("redis", "smtp", "worker", "scheduler", "web")) as gateway:
+            with running_gateway(Path(folder), *STARTED, database_url=os.environ.get(DATABASE_VARIABLE)) as gateway:
                 mailbox = gateway.add_address(f"http://127.0.0.1:{sink_port}/")
                 latency = _idle_latency(gateway, mailbox, sink_port)
                 kept = _burst(gateway, mailbox, sink_port, "-d")

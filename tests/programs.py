@@ -17,7 +17,8 @@ DEBIAN_PACKAGES = {
     "swaks": "swaks",
     "redis-server": "redis-server",
     "initdb": "postgresql",
-    "chromium": "chromium",
+    "curl": "curl",
+    "jq": "jq",
 }
 _EXTRA_FOLDERS = ("/usr/sbin", "/usr/local/sbin")
 
