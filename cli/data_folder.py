@@ -11,6 +11,7 @@ from pathlib import Path
 from core.errors import ConfigurationError
 
 PRIVATE_FOLDER_MODE = 0o700
+CREDENTIALS_FILE = "credentials.json"
 LOCK_FILE = "up.lock"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 import time
 from collections.abc import Mapping
@@ -10,15 +9,11 @@ from contextlib import ExitStack
 
 from core.config import Listen
 from core.errors import ConfigurationError
+from core.listening import cannot_listen
 
 PATIENCE_S = 3.0
 """A predecessor that was killed may hold its port for a moment."""
 POLL_S = 0.1
-_CURES = {
-    errno.EADDRINUSE: "stop what listens there, or choose another port",
-    errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE; or choose another",
-    errno.EADDRNOTAVAIL: "this machine has no such address; 0.0.0.0 is all of them",
-}
 
 
 def check_ports(listens: Mapping[str, Listen], patience_s: float = PATIENCE_S) -> None:
@@ -55,6 +50,5 @@ def _probe(setting: str, listen: Listen) -> socket.socket:
             probe.close()
             raise
     except OSError as error:
-        cure = _CURES.get(error.errno or 0, "give `host:port` of this machine")
-        raise ConfigurationError(f"{setting}: cannot listen on {listen} ({error.strerror}); {cure}") from error
+        raise cannot_listen(setting, listen, error) from error
     return probe

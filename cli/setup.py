@@ -9,7 +9,7 @@ from typing import Any
 
 import peewee
 
-from cli.data_folder import make_data_folder
+from cli.data_folder import CREDENTIALS_FILE, make_data_folder
 from core.clock import system_clock
 from core.config import Settings
 from core.errors import ConfigurationError, StorageUnavailable
@@ -19,7 +19,6 @@ from core.store.db import Database
 from inbound.certificate import ensure_certificate, tls_context
 from workers.doorbell import open_redis
 
-CREDENTIALS_FILE = "credentials.json"
 PRIVATE_FILE_MODE = 0o600
 
 

@@ -22,9 +22,9 @@ STOP_S = 9.0
 """Time for all processes together to end by themselves; then they are killed."""
 POLL_S = 0.1
 FIRST_RESTART_PAUSE_S = 0.2
-LONGEST_RESTART_PAUSE_S = 10.0
-STEADY_S = 10.0
-"""A process that ran this long is restarted at once when it dies."""
+LONGEST_RESTART_PAUSE_S = 5.0
+STEADY_S = 5.0
+"""A process that ran this long is started again after the first pause; one that dies sooner waits ever longer."""
 _PR_SET_PDEATHSIG = 1
 
 log = structlog.get_logger("up")
@@ -68,22 +68,11 @@ class Supervisor:
         """Whether the end was asked for."""
         return self._is_stopping
 
-    def start(self, name: str) -> None:
-        """Start one program now."""
+    def watch_once(self, only: str = "") -> None:
+        """Start each program that does not run and whose time has come; or just the one of that name."""
         for entry in self._running:
-            if entry.program.name == name:
-                self._spawn(entry)
-
-    def start_all(self) -> None:
-        """Start whatever does not run."""
-        for entry in self._running:
-            if entry.process is None:
-                self._spawn(entry)
-
-    def watch_once(self) -> None:
-        """Look after each program once."""
-        for entry in self._running:
-            self._look_after(entry)
+            if only in ("", entry.program.name):
+                self._look_after(entry)
 
     def run(self, each_time: Callable[[], None]) -> None:
         """Look after the programs until asked to stop; after each look, call `each_time`."""

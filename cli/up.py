@@ -19,8 +19,7 @@ from dataclasses import fields
 import click
 import structlog
 
-from cli.credentials_file import CREDENTIALS_FILE
-from cli.data_folder import held_alone, make_data_folder
+from cli.data_folder import CREDENTIALS_FILE, held_alone, make_data_folder
 from cli.file_limit import raise_open_file_limit
 from cli.listening import check_ports
 from cli.redis_server import private_redis_answers, redis_command
@@ -31,7 +30,8 @@ from core.errors import ConfigurationError
 REDIS_START_S = 10.0
 READY_S = 60.0
 HEALTH_TIMEOUT_S = 3.0
-RECEIVERS_AND_WORKERS, REDIS_LAST = 0, 1
+REDIS = "redis"
+STOPPED_FIRST, STOPPED_LAST = 0, 1
 
 log = structlog.get_logger("up")
 
@@ -40,22 +40,27 @@ def run_everything(settings: Settings) -> None:
     """Set up, start, and look after it all until SIGINT or SIGTERM. Raises `ConfigurationError`."""
     _warn_of_unknown_settings()
     make_data_folder(settings.data)
+    supervisor = Supervisor(_programs(settings), child_environment())
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: supervisor.request_stop())
     with held_alone(settings.data):
         check_ports({"PILLARBOX_HTTP": settings.http, "PILLARBOX_SMTP": settings.smtp})
         raise_open_file_limit()
-        _prepare_elsewhere()
-        _run(settings, Supervisor(_programs(settings), child_environment()))
+        _prepare_elsewhere(supervisor)
+        _run(settings, supervisor)
+
+
+def _prepare_elsewhere(supervisor: Supervisor) -> None:
+    """Set up in a process of its own, which says itself what is wrong."""
+    status = subprocess.run(pillarbox_command("migrate"), check=False).returncode  # noqa: S603 (our own command)
+    if status and not supervisor.is_stopping:  # Ctrl-C ends it too
+        sys.exit(1)
 
 
 def _run(settings: Settings, supervisor: Supervisor) -> None:
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: supervisor.request_stop())
     try:
         if not settings.redis_url:
-            supervisor.start("redis")
-            _wait_for_redis(settings, supervisor)
-        if not supervisor.is_stopping:
-            supervisor.start_all()
+            _start_redis(settings, supervisor)
         supervisor.run(each_time=_Readiness(settings).look)
     finally:
         click.echo("Stopping; mail in flight is finished first.")
@@ -63,34 +68,33 @@ def _run(settings: Settings, supervisor: Supervisor) -> None:
         click.echo("Stopped.")
 
 
-def _prepare_elsewhere() -> None:
-    """Set up in a process of its own; it says itself what is wrong."""
-    status = subprocess.run(pillarbox_command("migrate"), check=False).returncode  # noqa: S603 (our own command)
-    if status:
-        sys.exit(status if status > 0 else 1)
-
-
 def _programs(settings: Settings) -> list[Program]:
     """No new mail first, then no new work; Redis goes last, since the others use it."""
-    first = RECEIVERS_AND_WORKERS
-    receivers = [Program(f"smtp-{n}", pillarbox_command("smtp"), first) for n in range(1, settings.receivers + 1)]
-    workers = [Program(f"worker-{n}", pillarbox_command("worker"), first) for n in range(1, settings.workers + 1)]
-    rest = [Program(name, pillarbox_command(name), first) for name in ("web", "scheduler")]
+    receivers = [Program(f"smtp-{n}", pillarbox_command("smtp"), STOPPED_FIRST) for n in _numbers(settings.receivers)]
+    workers = [Program(f"worker-{n}", pillarbox_command("worker"), STOPPED_FIRST) for n in _numbers(settings.workers)]
+    rest = [Program(name, pillarbox_command(name), STOPPED_FIRST) for name in ("web", "scheduler")]
     if settings.redis_url:
         return [*receivers, *workers, *rest]
     # An orphaned Redis is killed, not asked: it would take its time, and then remove the socket of its successor.
-    own_redis = Program("redis", redis_command(settings), REDIS_LAST, orphan_signal=signal.SIGKILL)
+    own_redis = Program(REDIS, redis_command(settings), STOPPED_LAST, orphan_signal=signal.SIGKILL)
     return [own_redis, *receivers, *workers, *rest]
 
 
-def _wait_for_redis(settings: Settings, supervisor: Supervisor) -> None:
+def _numbers(count: int) -> range:
+    return range(1, count + 1)
+
+
+def _start_redis(settings: Settings, supervisor: Supervisor) -> None:
+    """Start the private Redis and wait until it answers: the others would fail without it."""
     deadline = time.monotonic() + REDIS_START_S
-    while not supervisor.is_stopping and not private_redis_answers(settings):
+    while not supervisor.is_stopping:
+        supervisor.watch_once(only=REDIS)
+        if private_redis_answers(settings):
+            return
         if time.monotonic() > deadline:
             raise ConfigurationError(
                 f"the private Redis server does not start; see {settings.data / 'redis.log'}, or set REDIS_URL"
             )
-        supervisor.watch_once_started()
         time.sleep(POLL_S)
 
 
@@ -152,7 +156,7 @@ def _announce(settings: Settings) -> None:
     click.echo(
         f"""
 Pillarbox is ready.
-  API           {settings.api_url}/api/v0.1/   (try it: {settings.api_url}/openapi/)
+  API           {settings.api_url}/api/v0.1/   (try it: {settings.api_url}/docs)
   Mail          smtp://{settings.smtp} for <address id>@{settings.domain}
   Credentials   {settings.data / CREDENTIALS_FILE}
 Press Ctrl-C to stop.

@@ -44,14 +44,14 @@ class Mailbox:
 
 def parse_mailbox(text: str) -> Mailbox | None:
     """Read `local@domain`; None when it is no mailbox."""
-    if len(text.encode("utf-8", "surrogateescape")) > MAX_PATH_OCTETS:
+    if not _is_encodable(text) or len(text.encode()) > MAX_PATH_OCTETS:
         return None
     match = _MAILBOX.fullmatch(text)
     if match is None:
         return None
     domain = normalise_domain(match["domain"])
     local = _unquote(match["local"])
-    if domain is None or not _is_encodable(text):
+    if domain is None:
         return None
     return Mailbox(text=text, local=local, domain=domain)
 

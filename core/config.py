@@ -20,6 +20,7 @@ from core.netguard import LOOPBACK, IPNetwork, TargetPolicy, parse_networks
 ENV_KEY = "env"
 DOC_KEY = "doc"
 DEFAULT_DOMAIN = "pillarbox.test"
+MAX_COUNT_DIGITS = 9
 EVERYTHING = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
 
@@ -238,16 +239,16 @@ def _read_switch(name: str, text: str) -> bool:
 
 
 def _read_count(name: str, text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise ConfigurationError(f"{name}: {text!r} is not a whole number above 0")
+    if not text.isdecimal() or len(text) > MAX_COUNT_DIGITS or int(text) == 0:
+        raise ConfigurationError(f"{name}: {text[:80]!r} is not a whole number above 0 and below a billion")
     return int(text)
 
 
 def read_listen(name: str, text: str) -> Listen:
     """Read `host:port` or `[v6]:port`. Raises `ConfigurationError`."""
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or not 0 < int(port) < 65536 or not host:
-        raise ConfigurationError(f"{name}: {text!r} is not `host:port`, such as 127.0.0.1:2525")
+    if not colon or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536 or not host:
+        raise ConfigurationError(f"{name}: {text[:80]!r} is not `host:port`, such as 127.0.0.1:2525")
     return Listen(host.strip("[]"), int(port))
 
 
@@ -256,6 +257,10 @@ def _check(settings: Settings) -> None:
         raise ConfigurationError(f"PILLARBOX_DOMAIN: {settings.domain!r} must be a domain name in lower-case ASCII")
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise ConfigurationError("PILLARBOX_TLS_CERT and PILLARBOX_TLS_KEY belong together: give both or neither")
+    if settings.ca_file and not Path(settings.ca_file).is_file():
+        raise ConfigurationError(f"PILLARBOX_CA_FILE: there is no file {settings.ca_file!r}; give one in PEM form")
     if settings.log_level.lower() not in {"debug", "info", "warning", "error"}:
-        raise ConfigurationError(f"PILLARBOX_LOG_LEVEL: {settings.log_level!r} is not a level")
+        raise ConfigurationError(
+            f"PILLARBOX_LOG_LEVEL: {settings.log_level!r} is none of `debug`, `info`, `warning` or `error`"
+        )
     settings.target_policy  # noqa: B018 (reads, and so checks, the list of networks)

@@ -12,6 +12,7 @@ import uuid
 ADDRESS_ID_BYTES = 10  # 20 hex digits, as CloudMailin's API has them
 DOMAIN_ID_BYTES = 8  # 16 hex digits, as CloudMailin's API has them
 ACCOUNT_ID_BYTES = 8
+WORKER_ID_BYTES = 8
 API_KEY_BYTES = 24
 SIGNING_SECRET_BYTES = 32  # Standard Webhooks asks for 24 to 64 bytes
 SIGNING_SECRET_PREFIX = "whsec_"  # noqa: S105 (a public prefix, not a secret)
@@ -40,6 +41,11 @@ def new_domain_id() -> str:
 def new_account_id() -> str:
     """16 hex digits."""
     return secrets.token_hex(ACCOUNT_ID_BYTES)
+
+
+def new_worker_id() -> str:
+    """16 hex digits."""
+    return secrets.token_hex(WORKER_ID_BYTES)
 
 
 def new_api_key() -> str:

@@ -17,6 +17,7 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that IANA has given out; `is_global` says yes to more
 MAX_URL_LENGTH = 2_000
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -42,6 +43,8 @@ class TargetPolicy:
 def is_public(address: IPAddress) -> bool:
     """Whether an address is out on the internet, any IPv4 address embedded in it included."""
     if address.is_multicast or not address.is_global:
+        return False
+    if address.version == 6 and address not in _GLOBAL_UNICAST and address not in _NAT64:
         return False
     embedded = _embedded_ipv4(address)
     return embedded is None or (embedded.is_global and not embedded.is_multicast)

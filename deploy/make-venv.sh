@@ -4,14 +4,21 @@
 set -eu
 python=$1 folder=$2 lock=$3
 
+command -v "$python" >/dev/null 2>&1 || {
+    echo "There is no $python here. Pillarbox needs Python 3.11 or newer; try: make PYTHON=/path/to/python3" >&2
+    exit 1
+}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "Pillarbox needs Python 3.11 or newer; $python is $("$python" --version 2>&1). Try: make PYTHON=python3.12" >&2
     exit 1
 }
 
-if [ ! -x "$folder/bin/pip" ]; then
+# Asked and not only looked for: the Python it was made with may have been removed since.
+pip() { "$folder/bin/python" -m pip --disable-pip-version-check "$@"; }
+
+if ! pip --version >/dev/null 2>&1; then
     echo "Making the virtual environment $folder ..."
-    "$python" -m venv "$folder" 2>/dev/null || {
+    "$python" -m venv --clear "$folder" 2>/dev/null || {
         rm -rf "$folder"
         if command -v uv >/dev/null 2>&1; then
             uv venv --quiet --seed --python "$python" "$folder"
@@ -26,5 +33,5 @@ if [ ! -x "$folder/bin/pip" ]; then
 fi
 
 echo "Installing the locked packages ..."
-"$folder/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$lock"
-"$folder/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+pip install --quiet --require-hashes -r "$lock"
+pip install --quiet --no-deps --no-build-isolation -e .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import structlog
 from core.clock import Clock
 from core.errors import StorageUnavailable
 from core.routing import Route
-from core.services.acceptance import AcceptedMail, store_accepted
+from core.services.acceptance import AcceptedMail, is_stored, store_accepted
 from core.store.blobs import BlobStore
 from core.store.db import Database
 from inbound.headers import read_summary
@@ -22,6 +23,8 @@ from inbound.spool import SpooledMessage
 
 MAX_BATCH = 100
 BLOB_THREADS = 4
+COMMIT_S = 60.0
+"""How long a session waits for its commit. A sender waits ten minutes (RFC 5321 section 4.5.3.2.6), some less."""
 _STOP = None
 
 log = structlog.get_logger("receiver")
@@ -52,8 +55,16 @@ class _Waiting:
 class Acceptor:
     """One committing thread for a receiver process."""
 
-    def __init__(self, database: Database, blobs: BlobStore, ring: Callable[[], None], clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        ring: Callable[[], None],
+        clock: Clock,
+        commit_s: float = COMMIT_S,
+    ) -> None:
         self._database = database
+        self._commit_s = commit_s
         self._blobs = blobs
         self._ring = ring
         self._clock = clock
@@ -83,7 +94,23 @@ class Acceptor:
             await loop.run_in_executor(self._blob_threads, self._blobs.put_file, mail.message_id, message.path)
         waiting = _Waiting(mail, loop, loop.create_future())
         self._waiting.put(waiting)
-        await waiting.done
+        try:
+            await asyncio.wait_for(waiting.done, self._commit_s)
+        except TimeoutError as error:
+            raise StorageUnavailable("the database does not answer") from error
+        except StorageUnavailable:
+            if mail.blob_key is not None:
+                await loop.run_in_executor(self._blob_threads, self._drop_blob, mail.blob_key, mail.message_id)
+            raise
+
+    def _drop_blob(self, key: str, message_id: str) -> None:
+        """A sender that comes again and again must not fill the disk with what no row knows of.
+
+        When the database is away, a commit may yet have happened: then the blob stays.
+        """
+        with contextlib.suppress(StorageUnavailable):
+            if not is_stored(self._database, message_id):
+                self._blobs.delete(key)
 
     def _commit_until_stopped(self) -> None:
         while (first := self._waiting.get()) is not _STOP:
@@ -106,12 +133,13 @@ class Acceptor:
         return batch, False
 
     def _commit(self, batch: Sequence[_Waiting]) -> None:
+        batch = [waiting for waiting in batch if not waiting.done.cancelled()]  # their senders were told to come again
         try:
             store_accepted(self._database, [waiting.mail for waiting in batch])
         except StorageUnavailable as error:
             log.error("storing failed", messages=len(batch), reason=repr(error.__cause__))
             _settle(batch, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (logged there)
             self._commit_one_by_one(batch, error)
         else:
             _settle(batch, None)
@@ -150,7 +178,9 @@ def _describe(conversation: Conversation, message: SpooledMessage, now_ms: int) 
 
 def _settle(batch: Sequence[_Waiting], error: StorageUnavailable | None) -> None:
     """Wake the sessions, with one call into the loop for all of them."""
-    if batch:
+    if not batch:
+        return
+    with contextlib.suppress(RuntimeError):  # a loop that is closed has no sessions left
         batch[0].loop.call_soon_threadsafe(_settle_in_loop, [waiting.done for waiting in batch], error)
 
 

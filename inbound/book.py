@@ -12,17 +12,23 @@ from concurrent.futures import ThreadPoolExecutor
 
 from core.addresses import Mailbox
 from core.clock import Clock
+from core.errors import StorageUnavailable
 from core.routing import Refusal, Route, resolve
 from core.services.routing_book import StoredAddressBook
 
 REMEMBER_MS = 2_000
+ANSWER_S = 15.0
+"""How long a session waits for the store: longer than SQLite's busy timeout and a refused connection take."""
 CACHE_ENTRIES = 10_000
 
 
 class CachedRoutes:
     """Finds routes without blocking the event loop."""
 
-    def __init__(self, book: StoredAddressBook, receiving_domain: str, clock: Clock) -> None:
+    def __init__(
+        self, book: StoredAddressBook, receiving_domain: str, clock: Clock, answer_s: float = ANSWER_S
+    ) -> None:
+        self._answer_s = answer_s
         self._book = book
         self._receiving_domain = receiving_domain
         self._clock = clock
@@ -36,7 +42,11 @@ class CachedRoutes:
         if remembered is not None and remembered[0] > self._clock():
             return remembered[1]
         loop = asyncio.get_running_loop()
-        route = await loop.run_in_executor(self._thread, resolve, mailbox, self._receiving_domain, self._book)
+        asked = loop.run_in_executor(self._thread, resolve, mailbox, self._receiving_domain, self._book)
+        try:
+            route = await asyncio.wait_for(asked, self._answer_s)
+        except TimeoutError as error:
+            raise StorageUnavailable("the database does not answer") from error
         if isinstance(route, Route):
             self._remember(key, route)
         return route

@@ -14,8 +14,9 @@ from core.ids import new_time_ordered_id
 from core.routing import Refusal
 from inbound.acceptor import Acceptor, Conversation
 from inbound.book import CachedRoutes
+from inbound.paths import NULL_PATH
 from inbound.replies import Reply, accepted, recipient_refused
-from inbound.session import NULL_PATH, InboundEnvelope
+from inbound.session import InboundEnvelope
 from inbound.spool import MessageSpool, SpooledMessage
 
 MAX_HELO_LENGTH = 255
@@ -57,7 +58,10 @@ class InboundHandler:
         conversation = _conversation(session, envelope)
         try:
             await self._acceptor.accept(conversation, message)
-        except StorageUnavailable:
+        except StorageUnavailable as error:
+            log.error(
+                "a message was put off", message_id=conversation.message_id, reason=repr(error.__cause__ or error)
+            )
             return Reply.TRY_LATER
         log.info(
             "accepted",

@@ -13,9 +13,12 @@ from core.routing import Refusal
 class Reply(StrEnum):
     """The replies that say always the same."""
 
+    OK = "250 2.0.0 Ok"
     SENDER_OK = "250 2.1.0 Ok"
     RECIPIENT_OK = "250 2.1.5 Ok"
     START_MAIL_INPUT = "354 End data with <CR><LF>.<CR><LF>"
+    BYE = "221 2.0.0 Bye"
+    HELP = "214 2.0.0 EHLO HELO STARTTLS MAIL RCPT DATA RSET NOOP VRFY QUIT (RFC 5321)"
     NO_AUTH = "503 5.5.1 This server takes no logins; it only receives mail"
     CANNOT_VERIFY = "252 2.5.2 Cannot VRFY, send some mail and see"
     BAD_SYNTAX = "500 5.5.2 Bad syntax"
@@ -23,8 +26,11 @@ class Reply(StrEnum):
     LINE_TOO_LONG = "500 5.5.2 Command line too long"
     DATA_LINE_TOO_LONG = "554 5.6.0 A line of the message is too long"
     HELO_FIRST = "503 5.5.1 Send EHLO first"
+    SENDER_FIRST = "503 5.5.1 Send MAIL first"
     RECIPIENT_FIRST = "503 5.5.1 Send RCPT first"
-    NO_ARGUMENT = "501 5.5.4 DATA takes no argument"
+    NESTED_MAIL = "503 5.5.1 There is a sender already; RSET forgets it"
+    NO_ARGUMENT = "501 5.5.4 This command takes no argument"
+    UNKNOWN_PARAMETER = "555 5.5.4 A parameter is not known here"
     MESSAGE_TOO_LARGE = "552 5.3.4 The message is larger than this server takes"
     TOO_MANY_RECIPIENTS = "452 4.5.3 Too many recipients in one message"
     BAD_MAILBOX = "553 5.1.3 The mailbox syntax is wrong"
@@ -44,6 +50,27 @@ _REFUSALS = {
     Refusal.UNKNOWN: "550 5.1.1 There is no such address here",
     Refusal.PATTERN_MISMATCH: "550 5.7.1 The recipient does not match the regexp of this domain",
 }
+
+_FROM_AIOSMTPD = {
+    "250 OK": Reply.OK,
+    "221 Bye": Reply.BYE,
+    "503 Error: send HELO first": Reply.HELO_FIRST,
+    "503 Error: need MAIL command": Reply.SENDER_FIRST,
+    "503 Error: nested MAIL command": Reply.NESTED_MAIL,
+    "552 Error: message size exceeds fixed maximum message size": Reply.MESSAGE_TOO_LARGE,
+    "553 5.1.3 Error: malformed address": Reply.BAD_MAILBOX,
+    "555 MAIL FROM parameters not recognized or not implemented": Reply.UNKNOWN_PARAMETER,
+    "555 RCPT TO parameters not recognized or not implemented": Reply.UNKNOWN_PARAMETER,
+}
+_BAD_ARGUMENT = "501 "
+_BAD_ARGUMENT_ENHANCED = "501 5.5.4 "
+
+
+def with_enhanced_code(status: str) -> str:
+    """A reply of aiosmtpd's own with the code that RFC 2034 asks for once it is announced; ours have it already."""
+    if status.startswith(_BAD_ARGUMENT) and not status.startswith(_BAD_ARGUMENT_ENHANCED):
+        return _BAD_ARGUMENT_ENHANCED + status.removeprefix(_BAD_ARGUMENT)
+    return _FROM_AIOSMTPD.get(status, status)
 
 
 def recipient_refused(refusal: Refusal) -> str:

@@ -14,15 +14,17 @@ import structlog
 import uvloop
 
 from core.clock import system_clock
-from core.config import Settings
+from core.config import Listen, Settings
+from core.listening import cannot_listen
 from core.services.routing_book import StoredAddressBook
 from core.store.blobs import open_blobs
 from core.store.db import Database
 from inbound.acceptor import Acceptor
 from inbound.book import CachedRoutes
 from inbound.certificate import tls_context
+from inbound.connections import Connections
 from inbound.handler import InboundHandler
-from inbound.session import Connections, InboundSession, SessionParts
+from inbound.session import InboundSession, SessionParts
 from inbound.spool import remove_abandoned
 
 BACKLOG = 1024
@@ -56,12 +58,19 @@ async def _serve_until_signalled(settings: Settings, handler: InboundHandler) ->
     shared = SessionParts(handler, connections, settings, tls_context(settings))
     server = await loop.create_server(
         lambda: InboundSession(shared),
-        sock=listening_socket(settings.smtp.host, settings.smtp.port),
+        sock=_listen(settings.smtp),
     )
     log.info("receiving mail", address=str(settings.smtp), hostname=settings.mx_hostname)
     await stop.wait()
     server.close()
     await _finish(connections)
+
+
+def _listen(listen: Listen) -> socket.socket:
+    try:
+        return listening_socket(listen.host, listen.port)
+    except OSError as error:
+        raise cannot_listen("PILLARBOX_SMTP", listen, error) from error
 
 
 async def _finish(connections: Connections) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -18,16 +17,22 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from core.addresses import parse_mailbox, strip_source_route
 from core.config import Settings
 from core.routing import Route
-from inbound.replies import Reply
+from inbound.connections import Connections
+from inbound.hooks import COMMAND_OCTETS, unconnected
+from inbound.paths import NULL_PATH, split_path
+from inbound.replies import Reply, with_enhanced_code
 from inbound.spool import END_OF_DATA, MessageSpool, Overflow, SpooledMessage
 
-COMMAND_OCTETS = 2_048
-"""RFC 5321 asks for 512 and more for each extension; long mailboxes and parameters fit in this."""
 READ_BLOCK_OCTETS = 64 * 1024
 TLS_HANDSHAKE_S = 30
 DRAIN_FACTOR = 3
 """A client that sends this many times the size limit is cut off instead of being read to the end."""
-NULL_PATH = "<>"
+
+_OVERFLOW_REPLIES = {
+    Overflow.SIZE: Reply.MESSAGE_TOO_LARGE,
+    Overflow.LINE: Reply.DATA_LINE_TOO_LONG,
+    Overflow.STORAGE: Reply.STORAGE_FULL,
+}
 
 _T = TypeVar("_T")
 
@@ -55,33 +60,6 @@ class MailHandler(Protocol):
         """Where the bytes of one message go."""
 
 
-class Connections:
-    """The open sessions of a receiver process, counted by address."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.sessions: set[InboundSession] = set()
-        self._by_ip: Counter[str] = Counter()
-        self._settings = settings
-
-    def admit(self, session: InboundSession, ip: str) -> bool:
-        """Count a new session, unless there are too many."""
-        if len(self.sessions) >= self._settings.max_connections:
-            return False
-        if self._by_ip[ip] >= self._settings.max_connections_per_ip:
-            return False
-        self.sessions.add(session)
-        self._by_ip[ip] += 1
-        return True
-
-    def leave(self, session: InboundSession, ip: str) -> None:
-        """Forget a session that was admitted."""
-        if session in self.sessions:
-            self.sessions.remove(session)
-            self._by_ip[ip] -= 1
-            if self._by_ip[ip] <= 0:
-                del self._by_ip[ip]
-
-
 class SessionParts:
     """What all sessions of a receiver process share, found out once."""
 
@@ -93,7 +71,7 @@ class SessionParts:
         self.settings = settings
         self.tls = tls
         self.methods = [(n.removeprefix("smtp_"), n) for n in dir(InboundSession) if n.startswith("smtp_")]
-        self.derived = vars(_unconnected(settings))
+        self.derived = vars(unconnected(settings))
 
 
 class InboundSession(SMTP):
@@ -126,6 +104,7 @@ class InboundSession(SMTP):
         self._peer_ip = ""
         self._errors = 0
         self._commands = 0
+        self._data_deadline: float | None = None
         self.is_busy = False
         self._is_closing = False
 
@@ -143,6 +122,17 @@ class InboundSession(SMTP):
         """Give the place free."""
         self._connections.leave(self, self._peer_ip)
         super().connection_lost(error)
+
+    def data_received(self, data: bytes) -> None:
+        """Within a message every byte proves the client alive, up to the message's own deadline."""
+        super().data_received(data)
+        if self._data_deadline is not None:
+            self._reset_timeout(min(self._settings.idle_timeout, max(0.1, self._data_deadline - self.loop.time())))
+
+    def eof_received(self) -> bool:
+        """A client that has closed its side has said all; what it said is still answered (TLS cannot half-close)."""
+        self._reader.feed_eof()
+        return self.session.ssl is None
 
     def begin_shutdown(self) -> None:
         """End the session: at once when idle, else after the reply to what it is doing."""
@@ -165,9 +155,10 @@ class InboundSession(SMTP):
 
     async def push(self, status: str | bytes) -> None:
         """Send a reply, and count the refusals."""
-        self._writer.write((status if isinstance(status, bytes) else status.encode()) + b"\r\n")
+        text = with_enhanced_code(status if isinstance(status, str) else status.decode())
+        self._writer.write(text.encode() + b"\r\n")
         await self._writer.drain()
-        if status[:1] in ("5", b"5"):
+        if text.startswith("5"):
             self._errors += 1
 
     # --- the loop over commands -----------------------------------------------------------------------------------
@@ -179,9 +170,12 @@ class InboundSession(SMTP):
                 line = await self._read_command()
                 self.is_busy = True
                 await self._run_command(line)
-            except (asyncio.CancelledError, ConnectionError):
+            except asyncio.CancelledError:
                 self._writer.close()
                 raise
+            except (ConnectionError, asyncio.IncompleteReadError):
+                self._writer.close()
+                return
             except Exception as error:
                 log.error("session failed", remote_ip=self._peer_ip, exc_info=error)
                 await self.push(Reply.TRY_LATER)
@@ -231,10 +225,12 @@ class InboundSession(SMTP):
 
     def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
         """Take the path from a MAIL or RCPT argument; aiosmtpd's own reading knows more forms than SMTP has."""
-        path, parameters = _split_path(arg)
+        path, parameters = split_path(arg)
+        if path is None or parameters is None or not parameters.isascii():
+            return None, None
         if path == "":
             return NULL_PATH, parameters
-        mailbox = parse_mailbox(strip_source_route(path)) if path is not None else None
+        mailbox = parse_mailbox(strip_source_route(path))
         return (None, None) if mailbox is None else (mailbox.text, parameters)
 
     async def smtp_RCPT(self, arg: str | None) -> None:
@@ -256,8 +252,15 @@ class InboundSession(SMTP):
         """As VRFY."""
         await self.push(Reply.CANNOT_VERIFY)
 
+    async def smtp_HELP(self, arg: str) -> None:
+        """Name the commands there are."""
+        await self.push(Reply.HELP)
+
     async def smtp_STARTTLS(self, arg: str | None) -> None:
         """Upgrade (RFC 3207). Nothing sent in clear before the handshake survives it (CVE-2024-34083)."""
+        if arg:
+            await self.push(Reply.NO_ARGUMENT)
+            return
         if self.tls_context is None or self._tls_protocol is not None:
             await self.push(Reply.NO_TLS if self.tls_context is None else Reply.TLS_ALREADY)
             return
@@ -297,8 +300,10 @@ class InboundSession(SMTP):
             await self.push(Reply.NO_ARGUMENT)
             return
         await self.push(Reply.START_MAIL_INPUT)
-        reply = await self._receive(self._handler.new_spool())
-        self._set_post_data_state()
+        try:
+            reply = await self._receive(self._handler.new_spool())
+        finally:
+            self._set_post_data_state()
         await self.push(reply)
         self._reset_timeout()
 
@@ -307,30 +312,35 @@ class InboundSession(SMTP):
             message = await self._read_message(spool)
         except BaseException:
             spool.discard()
+            self._is_closing = True  # what is left of the message must never be read as commands
             raise
+        finally:
+            self._data_deadline = None
         if self._timeout_handle is not None:
             self._timeout_handle.cancel()  # from here on it is our time, not the client's
         if message is None:
-            return Reply.DATA_LINE_TOO_LONG if spool.overflow is Overflow.LINE else Reply.MESSAGE_TOO_LARGE
-        reply = await asyncio.shield(self._hand_over(message))
+            if spool.failure is not None:
+                log.error("the message folder cannot be written to", reason=str(spool.failure))
+            return _OVERFLOW_REPLIES[spool.overflow or Overflow.SIZE]
+        reply = await asyncio.shield(self._hand_over(self.session, self.envelope, message))
         if reply.startswith("2"):
             self._commands = 0
         return reply
 
-    async def _hand_over(self, message: SpooledMessage) -> str:
+    async def _hand_over(self, session: Session, envelope: InboundEnvelope, message: SpooledMessage) -> str:
         try:
-            return await self._handler.message(self.session, self.envelope, message)
+            return await self._handler.message(session, envelope, message)
         finally:
             message.discard()
 
     async def _read_message(self, spool: MessageSpool) -> SpooledMessage | None:
         """Feed the spool until `<CRLF>.<CRLF>`; None when the message overflowed."""
-        deadline = self.loop.time() + self._settings.data_timeout
+        self._data_deadline = self.loop.time() + self._settings.data_timeout
+        self._reset_timeout(min(self._settings.idle_timeout, self._settings.data_timeout))
         # The CRLF that ended the DATA line is part of the terminator of an empty message.
         self._reader._buffer[:0] = b"\r\n"
         received = 0
         while True:
-            self._reset_timeout(min(self._settings.idle_timeout, max(0.1, deadline - self.loop.time())))
             try:
                 last = await self._reader.readuntil(END_OF_DATA)
                 return await self._in_thread_when_large(spool, spool.finish, last)
@@ -346,72 +356,9 @@ class InboundSession(SMTP):
         """A spool that writes to a file does so off the event loop."""
         if spool.is_small_with(data):
             return take(data)
-        return await self.loop.run_in_executor(None, take, data)
-
-
-def _unconnected(settings: Settings) -> SMTP:
-    """An aiosmtpd protocol as its own constructor makes it, never to be connected."""
-    made = SMTP(
-        _Hooks(),
-        data_size_limit=settings.max_message_size,
-        enable_SMTPUTF8=True,
-        hostname=settings.mx_hostname,
-        ident="ESMTP Pillarbox",
-        timeout=settings.idle_timeout,
-        loop=asyncio.get_running_loop(),
-    )
-    made.command_size_limits = defaultdict(lambda: COMMAND_OCTETS)
-    return made
-
-
-class _Hooks:
-    """aiosmtpd finds the hooks it calls by these names; the one object for all sessions."""
-
-    async def handle_EHLO(
-        self, server: InboundSession, session: Session, envelope: Envelope, hostname: str, responses: list[str]
-    ) -> list[str]:
-        """Announce what there is, in one reply."""
-        session.host_name = hostname
-        kept = [line for line in responses[1:] if not line.startswith(("250-AUTH", "250 HELP"))]
-        return [responses[0], "250-PIPELINING", *kept, "250 ENHANCEDSTATUSCODES"]
-
-    async def handle_MAIL(
-        self, server: InboundSession, session: Session, envelope: Envelope, address: str, options: list[str]
-    ) -> str:
-        """Any sender may try."""
-        envelope.mail_from = address
-        envelope.mail_options.extend(options)
-        return Reply.SENDER_OK
-
-    async def handle_RCPT(
-        self, server: InboundSession, session: Session, envelope: InboundEnvelope, address: str, options: list[str]
-    ) -> str:
-        """Whether the recipient is ours."""
-        if address == NULL_PATH:
-            return Reply.BAD_MAILBOX
-        return await server._handler.recipient(address, envelope)
-
-
-def _split_path(argument: str) -> tuple[str | None, str | None]:
-    """`<path> parameters` taken apart; brackets may be missing, as old clients leave them out."""
-    if not argument.startswith("<"):
-        path, _, parameters = argument.partition(" ")
-        return path, parameters
-    end = _closing_bracket(argument)
-    return (None, None) if end < 0 else (argument[1:end], argument[end + 1 :].strip())
-
-
-def _closing_bracket(argument: str) -> int:
-    """Where the path ends: a `>` inside a quoted local part does not end it."""
-    is_quoted = False
-    position = 1
-    while position < len(argument):
-        character = argument[position]
-        if character == "\\" and is_quoted:
-            position += 1
-        elif character == '"':
-            is_quoted = not is_quoted
-        elif character == ">" and not is_quoted:
-            return position
-        position += 1
-    return -1
+        taking = self.loop.run_in_executor(None, take, data)
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            await asyncio.wait([taking])  # or the thread would go on with a spool that has been discarded
+            raise

@@ -30,6 +30,8 @@ class Overflow(Enum):
 
     SIZE = auto()
     LINE = auto()
+    STORAGE = auto()
+    """The disk did not take it; see `MessageSpool.failure`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class MessageSpool:
 
     def __init__(self, folder: Path, max_size: int, max_line: int) -> None:
         self.overflow: Overflow | None = None
+        self.failure: OSError | None = None
         self._folder = folder
         self._max_size = max_size
         self._max_line = max_line
@@ -72,18 +75,17 @@ class MessageSpool:
         return self._file is None and self._size + len(data) < INLINE_LIMIT
 
     def append(self, data: bytes) -> None:
-        """Take the next bytes of the stream. Raises `OSError` when the disk is full."""
+        """Take the next bytes of the stream."""
         data = self._carry + data
         held = self._undecided_tail(data)
         self._carry = data[len(data) - held :]
         self._keep(data[: len(data) - held])
 
     def finish(self, data: bytes) -> SpooledMessage | None:
-        """Take the last bytes, the terminator included; None when the message overflowed. Raises `OSError`."""
+        """Take the last bytes, the terminator included; None when the message overflowed."""
         content = self._carry + data.removesuffix(END_OF_DATA) + _CRLF
         self._keep(content)
         if self.overflow is not None:
-            self.discard()
             return None
         return self._file_result() if self._file is not None else self._memory_result()
 
@@ -91,7 +93,8 @@ class MessageSpool:
         """Forget everything."""
         self._chunks.clear()
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # closing flushes once more, and may fail once more
+                self._file.close()
             Path(self._file.name).unlink(missing_ok=True)
             self._file = None
 
@@ -113,20 +116,28 @@ class MessageSpool:
 
     def _write(self, data: bytes) -> None:
         self._md5.update(data)
-        if self._file is None:
+        try:
+            if self._file is not None:
+                self._file.write(data)
+                return
             self._chunks.append(data)
             if self._size > INLINE_LIMIT:
-                self._file = self._move_to_file()
-        else:
-            self._file.write(data)
+                self._move_to_file()
+        except OSError as error:
+            self._fail(error)
 
-    def _move_to_file(self) -> BinaryIO:
+    def _move_to_file(self) -> None:
         file = tempfile.NamedTemporaryFile(dir=self._folder, prefix=SPOOL_PREFIX, delete=False)  # noqa: SIM115
+        self._file = cast(BinaryIO, file)
         collected = b"".join(self._chunks)
         self._head = collected[:HEAD_BYTES]
         self._chunks.clear()
-        file.write(collected)
-        return cast(BinaryIO, file)
+        self._file.write(collected)
+
+    def _fail(self, error: OSError) -> None:
+        self.overflow = Overflow.STORAGE
+        self.failure = error
+        self.discard()
 
     def _measure_lines(self, data: bytes) -> None:
         first = data.find(b"\n")
@@ -145,10 +156,14 @@ class MessageSpool:
         raw = b"".join(self._chunks)
         return SpooledMessage(raw, None, raw[:HEAD_BYTES], len(raw), self._md5.hexdigest())
 
-    def _file_result(self) -> SpooledMessage:
+    def _file_result(self) -> SpooledMessage | None:
         file = self._file
         assert file is not None
-        file.close()
+        try:
+            file.close()
+        except OSError as error:
+            self._fail(error)
+            return None
         return SpooledMessage(None, Path(file.name), self._head, self._size, self._md5.hexdigest())
 
     @staticmethod

@@ -14,13 +14,14 @@ import pytest
 import redis
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
-from rq import Queue, SimpleWorker
 
 from core.config import Listen
+from core.presence import EXPIRES_MS, WORKER_SIGN
 from core.services.accounts import NewAccount
 from core.store.db import Database
 from tests.api_support import Api, api_settings
 from tests.programs import need_program
+from workers.presence import Presence
 
 
 @pytest.fixture
@@ -42,12 +43,14 @@ def receiver() -> Iterator[Listen]:
 
 
 @pytest.fixture
-def worker(redis_url: str) -> Iterator[SimpleWorker]:
+def worker(redis_url: str) -> Iterator[Presence]:
     connection = redis.Redis.from_url(redis_url)
-    made = SimpleWorker([Queue("inbound", connection=connection)], connection=connection)
-    made.register_birth()
+    made = Presence(connection)
+    made.start()
+    while not connection.exists(WORKER_SIGN):
+        time.sleep(0.01)
     yield made
-    made.register_death()
+    made.stop()
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def api(database: Database, account: NewAccount, tmp_path: Path, redis_url: str,
     return Api(database, account, api_settings(tmp_path, redis_url=redis_url, smtp=receiver))
 
 
-def test_all_is_well_when_every_part_answers(api: Api, worker: SimpleWorker) -> None:
+def test_all_is_well_when_every_part_answers(api: Api, worker: Presence) -> None:
     answer = api.client.get("/healthz")
     assert answer.status_code == 200
     assert answer.json == {
@@ -68,13 +71,24 @@ def test_a_missing_worker_is_named(api: Api) -> None:
     assert failing(api) == ["worker"]
 
 
-def test_a_worker_that_fell_silent_is_missing(api: Api, worker: SimpleWorker, redis_url: str) -> None:
-    redis.Redis.from_url(redis_url).delete(worker.key)  # as Redis does when its time without a heartbeat is over
+def test_a_worker_that_fell_silent_is_missing(api: Api, worker: Presence, redis_url: str) -> None:
+    assert 0 < redis.Redis.from_url(redis_url).pttl(WORKER_SIGN) <= EXPIRES_MS
+    worker.stop()
+    redis.Redis.from_url(redis_url).delete(WORKER_SIGN)  # as Redis does when that time is over
     assert failing(api) == ["worker"]
 
 
+def test_a_worker_shows_again_after_redis_lost_everything(api: Api, worker: Presence, redis_url: str) -> None:
+    redis.Redis.from_url(redis_url).flushall()
+    deadline = time.monotonic() + 5
+    while (status := api.client.get("/healthz").status_code) != 200 and time.monotonic() < deadline:
+        api.now_ms += 1000
+        time.sleep(0.05)
+    assert status == 200
+
+
 def test_a_missing_receiver_is_named(
-    database: Database, account: NewAccount, tmp_path: Path, redis_url: str, worker: SimpleWorker
+    database: Database, account: NewAccount, tmp_path: Path, redis_url: str, worker: Presence
 ) -> None:
     settings = api_settings(tmp_path, redis_url=redis_url, smtp=Listen("127.0.0.1", free_port()))
     assert failing(Api(database, account, settings)) == ["receiver"]
@@ -86,7 +100,7 @@ def test_a_receiver_that_does_not_greet_is_named(
     account: NewAccount,
     tmp_path: Path,
     redis_url: str,
-    worker: SimpleWorker,
+    worker: Presence,
     greeting: bytes | None,
 ) -> None:
     with greeting_server(greeting) as listen:
@@ -101,9 +115,10 @@ def test_missing_redis_and_database_are_named(account: NewAccount, tmp_path: Pat
     assert failing(Api(away, account, settings)) == ["database", "redis", "worker"]
 
 
-def test_the_answer_is_reused_for_a_second(api: Api, worker: SimpleWorker) -> None:
+def test_the_answer_is_reused_for_a_second(api: Api, worker: Presence, redis_url: str) -> None:
     assert api.client.get("/healthz").status_code == 200
-    worker.register_death()
+    worker.stop()
+    redis.Redis.from_url(redis_url).delete(WORKER_SIGN)
     assert api.client.get("/healthz").status_code == 200
     api.now_ms += 1000
     assert api.client.get("/healthz").status_code == 503

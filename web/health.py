@@ -12,10 +12,10 @@ from flask import Response
 from flask_openapi3.models.tag import Tag
 from flask_openapi3.openapi import OpenAPI
 from pydantic import BaseModel, Field
-from rq.worker_registration import REDIS_WORKER_KEYS
 
 from core.clock import SECOND_MS
 from core.config import Listen, Settings
+from core.presence import WORKER_SIGN
 from core.store.db import Database
 from web.context import context
 from web.errors import Error
@@ -109,17 +109,13 @@ def check_redis(connection: redis.Redis) -> None:
 
 
 def check_worker(connection: redis.Redis) -> None:
-    """Raises `NotReady` unless a worker has sent a heartbeat lately.
-
-    RQ lets the record of a worker that sends none any more expire, so that one that is still there is a sign of life.
-    """
+    """Raises `NotReady` unless a worker has lately said that it is alive."""
     try:
-        keys = connection.smembers(REDIS_WORKER_KEYS)
-        if any(connection.exists(key) for key in keys):
-            return
+        is_alive = connection.exists(WORKER_SIGN)
     except redis.RedisError as error:
         raise NotReady("Redis does not answer, so workers cannot be seen") from error
-    raise NotReady("no worker is running; start `pillarbox worker`")
+    if not is_alive:
+        raise NotReady("no worker is running; start `pillarbox worker`")
 
 
 def add_health(app: OpenAPI, settings: Settings, database: Database) -> None:

@@ -57,13 +57,17 @@ class Doorbell:
 
     def _run(self, kind: DeliveryKind) -> None:
         door = Door(self._redis, kind)
+        is_broken = False
         while True:
             self._wanted[kind].wait()
             self._wanted[kind].clear()
             try:
                 door.ring()
+                is_broken = False
             except redis.RedisError as error:
-                log.warning("the bell is broken; the scheduler will see to it", reason=str(error))
+                if not is_broken:  # said once: mail may come by the thousand meanwhile
+                    log.warning("the bell is broken; the scheduler will see to it", reason=str(error))
+                is_broken = True
 
 
 class Door:

@@ -13,14 +13,15 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from core.clock import Clock
 from core.delivery import DeliveryKind, Policy, Verdict
 from core.errors import StorageUnavailable
-from core.services.claims import Claim, ClaimedDelivery, ClaimRequest, claim
+from core.ids import new_worker_id
+from core.services.claims import Claim, ClaimedDelivery, ClaimRequest, claim, lease_token
 from core.services.recording import FinishedAttempt, record
 from core.store.db import Database
 
@@ -44,6 +45,7 @@ class EngineLimits:
     threads: int
     host_concurrency: int
     attempt_limit_ms: int
+    worker_id: str = field(default_factory=new_worker_id)
 
 
 class Engine:
@@ -64,10 +66,12 @@ class Engine:
         self._is_idle = False
         self._finished: deque[FinishedAttempt] = deque()
         self._in_flight = 0
+        self._claims = 0
         self._is_wanted = False
         self._wishes = 0
         self._is_blocked = False
         self._is_stopping = False
+        self.has_failed = False
         self._proven_hosts: OrderedDict[str, None] = OrderedDict()
         self._clerk = threading.Thread(target=self._run, name="clerk", daemon=True)
 
@@ -111,6 +115,7 @@ class Engine:
             self._take_turns()
         except Exception:
             log.exception("the clerk failed; this worker ends and its leases run out")
+            self.has_failed = True
             os.kill(os.getpid(), signal.SIGTERM)
         finally:
             self._database.close()
@@ -135,7 +140,7 @@ class Engine:
                 self._clerk_due.wait_for(self._is_starving, pause)
 
     def _has_work(self) -> bool:
-        return bool(self._finished) or self._wants_to_claim() or self._is_stopping
+        return bool(self._finished) or self._wants_to_claim() or (self._is_stopping and self._in_flight == 0)
 
     def _wants_to_claim(self) -> bool:
         return self._is_wanted and not self._is_stopping and self._in_flight < self._limits.threads
@@ -192,8 +197,10 @@ class Engine:
                 log.exception("an attempt could not be recorded", delivery_id=entry.delivery.delivery_id)
 
     def _claim_request(self, free: int) -> ClaimRequest:
+        self._claims += 1
         return ClaimRequest(
             kind=self._limits.kind,
+            lease_token=lease_token(self._limits.worker_id, self._claims),
             free_places=free,
             pool_size=self._limits.threads,
             host_concurrency=self._limits.host_concurrency,

@@ -23,6 +23,8 @@ INSERT INTO delivery (id, kind, account_id, message_id, address_id, custom_domai
                       attempts, cycle_attempts, cycle_started_ms, due_ms, created_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, ?)"""
 
+_IS_STORED = "SELECT 1 FROM message WHERE id = ?"
+
 
 @dataclass(frozen=True, slots=True)
 class AcceptedMail:
@@ -56,6 +58,12 @@ def store_accepted(database: Database, mails: Sequence[AcceptedMail]) -> None:
         database.execute_many(_INSERT_MESSAGE, messages)
         database.execute_many(_INSERT_RAW, bodies)
         database.execute_many(_INSERT_DELIVERY, deliveries)
+
+
+def is_stored(database: Database, message_id: str) -> bool:
+    """Whether a message was committed. Raises `StorageUnavailable` when that cannot be known now."""
+    with database.reading():
+        return bool(database.execute(_IS_STORED, (message_id,)))
 
 
 def _message_row(mail: AcceptedMail) -> Row:

@@ -7,7 +7,7 @@ just a delivery that comes due again when its lease runs out.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import orjson
@@ -36,8 +36,10 @@ WITH RECURSIVE host(name) AS (
     UNION ALL
     SELECT (SELECT min(target_host) FROM delivery WHERE kind = ? AND state = 'pending' AND target_host > host.name)
     FROM host WHERE host.name IS NOT NULL)
-SELECT name FROM host WHERE name IS NOT NULL AND ? >= (
-    SELECT min(due_ms) FROM delivery WHERE kind = ? AND state = 'pending' AND target_host = name)"""
+SELECT name FROM (
+    SELECT name, (SELECT min(due_ms) FROM delivery WHERE kind = ? AND state = 'pending' AND target_host = name) AS due
+    FROM host WHERE name IS NOT NULL) AS waiting
+WHERE due <= ? ORDER BY due"""
 _IN_FLIGHT = """
 SELECT target_host, count(*), min(due_ms) FROM delivery
 WHERE kind = ? AND lease_token IS NOT NULL AND due_ms > ? GROUP BY target_host"""
@@ -46,6 +48,10 @@ _LEASE = """
 UPDATE delivery SET lease_token = ?, due_ms = ?, attempts = attempts + 1, cycle_attempts = cycle_attempts + 1
 WHERE id IN (SELECT id FROM delivery WHERE id IN ({places}) AND state = 'pending' AND due_ms <= ? {locking})
 AND state = 'pending' AND due_ms <= ? RETURNING id"""
+_RELEASE = """
+UPDATE delivery SET lease_token = NULL, due_ms = ?
+WHERE id IN (SELECT id FROM delivery WHERE kind = ? AND state = 'pending' AND lease_token IS NOT NULL
+             AND lease_token LIKE ? ORDER BY id {locking}) RETURNING id"""
 _LOAD = """
 SELECT d.id, d.attempts, d.cycle_attempts, d.cycle_started_ms, d.target_host, d.recipients,
        coalesce(c.domain_target, a.target), a.target_format, a.secret,
@@ -88,6 +94,8 @@ class ClaimRequest:
     proven_hosts: Collection[str]
     attempt_limit_ms: int
     """The longest an attempt may take; the lease is longer."""
+    lease_token: str = field(default_factory=new_time_ordered_id)
+    """Never used before; of a worker it is a `lease_token`, so that `release` finds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +121,19 @@ def claim(database: Database, request: ClaimRequest, now_ms: int) -> Claim:
     return Claim(
         leased, is_partial=plan.is_full or len(leased) < len(plan.chosen), is_blocked=len(due) > len(plan.chosen)
     )
+
+
+def lease_token(worker_id: str, number: int) -> str:
+    """The token of a worker's claim of this number. Two claims never share one, so that no attempt can be recorded
+    under a lease other than its own."""
+    return f"{worker_id}-{number}"
+
+
+def release(database: Database, kind: DeliveryKind, worker_id: str, now_ms: int) -> int:
+    """Make due what a worker holds that has certainly ended; returns how many. Inside a transaction."""
+    locking = "FOR UPDATE" if database.is_postgres else ""
+    pattern = f"{worker_id}-%"  # ids are hex digits: nothing to escape
+    return len(database.execute(_RELEASE.format(locking=locking), (now_ms, kind, pattern)))
 
 
 def has_due(database: Database, kind: DeliveryKind, now_ms: int) -> bool:
@@ -146,9 +167,12 @@ def read_health(database: Database) -> dict[str, HostHealth]:
 
 
 def _look_behind_the_window(database: Database, request: ClaimRequest, plan: ClaimPlan, now_ms: int) -> None:
-    """The oldest due deliveries all belong to hosts that are busy: find the others, host by host."""
+    """The oldest due deliveries all belong to hosts that are busy: find the others, host by host.
+
+    The host that has waited longest comes first, so that none is always last when places are few.
+    """
     kind = request.kind
-    for (host,) in database.execute(_HOSTS_WITH_DUE, (kind, kind, now_ms, kind)):
+    for (host,) in database.execute(_HOSTS_WITH_DUE, (kind, kind, kind, now_ms)):
         room = plan.allowance(host)
         if room > 0:
             # Some of these may be in the plan already; the lease takes each id only once.
@@ -162,7 +186,7 @@ def _look_behind_the_window(database: Database, request: ClaimRequest, plan: Cla
 def _lease(database: Database, request: ClaimRequest, chosen: Sequence[str], now_ms: int) -> list[ClaimedDelivery]:
     if not chosen:
         return []
-    token = new_time_ordered_id(now_ms)
+    token = request.lease_token
     lease_end = now_ms + request.attempt_limit_ms + LEASE_GRACE_MS
     locking = "FOR UPDATE SKIP LOCKED" if database.is_postgres else ""
     statement = _LEASE.format(places=_places(chosen), locking=locking)

@@ -41,7 +41,9 @@ class DiskBlobs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._synced_shards: set[Path] = set()
         folder.mkdir(parents=True, exist_ok=True)
+        _sync(folder.parent)
 
     def put_file(self, key: str, path: Path) -> None:
         """Sync, rename into place, sync the folders. The file must lie on the same file system."""
@@ -72,9 +74,10 @@ class DiskBlobs:
 
     def _make_shard(self, key: str) -> Path:
         shard = self._path(key).parent
-        if not shard.exists():
+        if shard not in self._synced_shards:  # one that is there may be another process's, and not synced yet
             shard.mkdir(exist_ok=True)
             _sync(self._folder)
+            self._synced_shards.add(shard)
         return shard
 
 

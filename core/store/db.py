@@ -73,7 +73,8 @@ class Database:
     def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         """Run one statement for each row of parameters, as one round trip where the driver can."""
         if rows:
-            self._peewee.connection().cursor().executemany(self._native(statement), rows)
+            with peewee.__exception_wrapper__:  # type: ignore[attr-defined]  # or a wrong row would look like an outage
+                self._peewee.connection().cursor().executemany(self._native(statement), rows)
 
     def is_ready(self) -> bool:
         """Whether a query runs now."""

@@ -1,0 +1,38 @@
+"""How many sessions are open, in all and by address."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from core.config import Settings
+
+if TYPE_CHECKING:
+    from inbound.session import InboundSession
+
+
+class Connections:
+    """The open sessions of a receiver process, counted by address."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.sessions: set[InboundSession] = set()
+        self._by_ip: Counter[str] = Counter()
+        self._settings = settings
+
+    def admit(self, session: InboundSession, ip: str) -> bool:
+        """Count a new session, unless there are too many."""
+        if len(self.sessions) >= self._settings.max_connections:
+            return False
+        if self._by_ip[ip] >= self._settings.max_connections_per_ip:
+            return False
+        self.sessions.add(session)
+        self._by_ip[ip] += 1
+        return True
+
+    def leave(self, session: InboundSession, ip: str) -> None:
+        """Forget a session that was admitted."""
+        if session in self.sessions:
+            self.sessions.remove(session)
+            self._by_ip[ip] -= 1
+            if self._by_ip[ip] <= 0:
+                del self._by_ip[ip]

@@ -1,0 +1,63 @@
+# ruff: noqa: N802 (the hooks have the names that aiosmtpd looks for)
+"""How aiosmtpd is set up for our sessions: its constructor's arguments, and the hooks it calls by name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from core.config import Settings
+from inbound.paths import NULL_PATH
+from inbound.replies import Reply
+
+if TYPE_CHECKING:
+    from inbound.session import InboundEnvelope, InboundSession
+
+COMMAND_OCTETS = 2_048
+"""RFC 5321 asks for 512 and more for each extension; long mailboxes and parameters fit in this."""
+
+
+def unconnected(settings: Settings) -> SMTP:
+    """An aiosmtpd protocol as its own constructor makes it, never to be connected."""
+    made = SMTP(
+        _Hooks(),
+        data_size_limit=settings.max_message_size,
+        enable_SMTPUTF8=True,
+        hostname=settings.mx_hostname,
+        ident="ESMTP Pillarbox",
+        timeout=settings.idle_timeout,
+        loop=asyncio.get_running_loop(),
+    )
+    made.command_size_limits = defaultdict(lambda: COMMAND_OCTETS)
+    return made
+
+
+class _Hooks:
+    """aiosmtpd finds the hooks it calls by these names; the one object for all sessions."""
+
+    async def handle_EHLO(
+        self, server: InboundSession, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        """Announce what there is, in one reply."""
+        session.host_name = hostname
+        kept = [line for line in responses[1:] if not line.startswith(("250-AUTH", "250 HELP"))]
+        return [responses[0], "250-PIPELINING", *kept, "250 ENHANCEDSTATUSCODES"]
+
+    async def handle_MAIL(
+        self, server: InboundSession, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        """Any sender may try."""
+        envelope.mail_from = address
+        envelope.mail_options.extend(options)
+        return Reply.SENDER_OK
+
+    async def handle_RCPT(
+        self, server: InboundSession, session: Session, envelope: InboundEnvelope, address: str, options: list[str]
+    ) -> str:
+        """Whether the recipient is ours."""
+        if address == NULL_PATH:
+            return Reply.BAD_MAILBOX
+        return await server._handler.recipient(address, envelope)

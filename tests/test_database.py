@@ -1,0 +1,211 @@
+"""The database behind its few calls: transactions, errors, migrations, durability, on both kinds."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import peewee
+import pytest
+
+from core.errors import ConfigurationError, StorageUnavailable
+from core.services.accounts import NewAccount, authenticates, create_account
+from core.store.db import Database
+from core.store.models import MODELS
+from tests.conftest import NOW_MS
+from tests.programs import missing
+
+INSERT = "INSERT INTO account (id, name, created_ms) VALUES (?, ?, ?)"
+
+
+def names(database: Database) -> list[str]:
+    with database.reading():
+        return [row[0] for row in database.execute("SELECT name FROM account ORDER BY name")]
+
+
+def test_a_transaction_commits_all_or_nothing(database: Database) -> None:
+    with pytest.raises(RuntimeError), database.transaction():
+        database.execute(INSERT, ("a", "first", NOW_MS))
+        database.execute_many(INSERT, [("b", "second", NOW_MS), ("c", "third", NOW_MS)])
+        raise RuntimeError
+    assert names(database) == []
+    with database.transaction():
+        database.execute(INSERT, ("a", "first", NOW_MS))
+    assert names(database) == ["first"]
+
+
+def test_a_percent_sign_and_a_question_mark_in_values_mean_nothing(database: Database) -> None:
+    with database.transaction():
+        database.execute_many(INSERT, [("a", "100 % sure? %s", NOW_MS)])
+    with database.reading():
+        assert database.execute("SELECT name FROM account WHERE name LIKE '100 % sure_ %'") == [("100 % sure? %s",)]
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+def test_a_violated_constraint_is_the_callers_error_and_no_outage(database: Database, many: bool) -> None:
+    row = ("a", "name", NOW_MS)
+    with pytest.raises(peewee.IntegrityError), database.transaction():
+        for _ in range(2):
+            database.execute_many(INSERT, [row]) if many else database.execute(INSERT, row)
+    assert names(database) == []
+    assert database.is_ready()
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+def test_a_wrong_statement_is_our_error_or_an_outage_but_leaves_the_database_usable(
+    database: Database, many: bool
+) -> None:
+    with pytest.raises((peewee.ProgrammingError, StorageUnavailable)), database.transaction():
+        statement = "INSERT INTO nowhere VALUES (?)"
+        database.execute_many(statement, [(1,)]) if many else database.execute(statement, (1,))
+    assert database.is_ready()
+
+
+def test_an_inner_failure_inside_an_open_transaction_ends_the_outer_one_cleanly(database: Database) -> None:
+    with pytest.raises(peewee.IntegrityError), database.transaction():
+        database.execute(INSERT, ("a", "outer", NOW_MS))
+        with database.transaction():
+            database.execute(INSERT, ("a", "inner", NOW_MS))
+    assert names(database) == []
+
+
+def test_each_thread_has_a_connection_of_its_own(database: Database) -> None:
+    def add(number: int) -> None:
+        with database.transaction():
+            database.execute(INSERT, (str(number), f"{number:03}", NOW_MS))
+        database.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(100)))
+    assert len(names(database)) == 100
+
+
+def test_a_writer_waits_for_another_instead_of_failing(database: Database) -> None:
+    """On SQLite the lock is taken at the beginning, so a transaction never fails half-way for want of it."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with database.transaction():
+            database.execute(INSERT, ("a", "a", NOW_MS))
+            inside.set()
+            go_on.wait(10)
+        database.close()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait(10)
+    assert names(database) == []  # readers see the state before, and do not wait
+    threading.Timer(0.1, go_on.set).start()
+    with database.transaction():
+        database.execute(INSERT, ("b", "b", NOW_MS))
+    holder.join(10)
+    assert names(database) == ["a", "b"]
+
+
+def test_a_sqlite_database_is_synced_at_each_commit_and_readers_do_not_block(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'x.sqlite3'}")
+    with database.reading():
+        pragmas = {name: database.execute(f"PRAGMA {name}")[0][0] for name in ("journal_mode", "synchronous")}
+        assert pragmas == {"journal_mode": "wal", "synchronous": 2}
+        assert database.execute("PRAGMA foreign_keys") == [(1,)]
+    database.close()
+
+
+def test_a_postgres_database_waits_for_its_disk_at_each_commit(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with database.reading():
+        assert database.execute("SHOW synchronous_commit") == [("on",)]
+        assert database.execute("SHOW fsync") == [("on",)]
+    database.close()
+
+
+def test_a_locked_sqlite_file_is_an_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("core.store.db").store.db.SQLITE_PRAGMAS, "busy_timeout", 20)
+    path = tmp_path / "x.sqlite3"
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StorageUnavailable), database.transaction():
+        database.execute(INSERT, ("a", "a", NOW_MS))
+    other.execute("ROLLBACK")
+    with database.transaction():
+        database.execute(INSERT, ("a", "a", NOW_MS))
+    other.close()
+    database.close()
+
+
+def test_a_server_that_is_not_there_is_an_outage(tmp_path: Path) -> None:
+    database = Database(f"postgresql://postgres@/postgres?host={tmp_path}")
+    assert not database.is_ready()
+    with pytest.raises(StorageUnavailable), database.transaction():
+        database.execute("SELECT 1")
+
+
+def test_a_connection_that_the_server_dropped_is_replaced(postgres_url: str) -> None:
+    database, killer = Database(postgres_url), Database(postgres_url)
+    with database.reading():
+        ((pid,),) = database.execute("SELECT pg_backend_pid()")
+    with killer.reading():
+        killer.execute("SELECT pg_terminate_backend(?)", (pid,))
+    with pytest.raises(StorageUnavailable), database.transaction():
+        database.execute("SELECT 1")
+    assert database.is_ready()
+    for opened in (database, killer):
+        opened.close()
+
+
+def test_a_file_that_is_no_database_is_an_outage_and_its_error_shows_no_internals(tmp_path: Path) -> None:
+    path = tmp_path / "x.sqlite3"
+    path.write_bytes(b"this is not a database" * 100)
+    with pytest.raises(StorageUnavailable, match="cannot be used now"), Database(f"sqlite:///{path}").reading():
+        pass
+
+
+@pytest.mark.parametrize("url", ["mysql://x", "banana", ""])
+def test_an_unknown_kind_of_database_names_the_setting_and_the_cure(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="DATABASE_URL: .* use postgresql:// or sqlite:///"):
+        Database(url)
+
+
+# --- schema ---
+
+
+def test_migrating_again_changes_nothing(database: Database, account: NewAccount) -> None:
+    database.migrate()
+    assert authenticates(database, account.account_id, account.api_key)
+
+
+def test_several_processes_may_migrate_at_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'x.sqlite3'}"
+
+    def migrate(_: int) -> None:
+        database = Database(url)
+        database.migrate()
+        database.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(migrate, range(4)))
+    database = Database(url)
+    assert create_account(database, "x", NOW_MS).account_id
+    database.close()
+
+
+def test_the_models_and_the_migrated_schema_have_the_same_columns(database: Database) -> None:
+    for model in MODELS:
+        table = model._meta.table_name
+        with database.reading():
+            columns = {column.name for column in model._meta.database.get_columns(table)}
+        assert columns == {field.column_name for field in model._meta.sorted_fields}, table
+
+
+def test_lower_folds_beyond_ascii_on_both_kinds(database: Database) -> None:
+    with database.transaction():
+        database.execute(INSERT, ("a", "ÄÖÜ Straße", NOW_MS))
+    with database.reading():
+        folded = database.execute("SELECT lower(name) FROM account")
+    if database.is_postgres and folded == [("ÄÖÜ straße",)]:
+        missing("this cluster has the C locale, which folds ASCII only")
+    assert folded == [("äöü straße",)]

@@ -1,0 +1,165 @@
+"""What a claim takes when hosts are busy, slow, failing or new."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.clock import SECOND_MS
+from core.delivery import Outcome, Verdict
+from core.fairness import (
+    BREAKER_FAILURES,
+    BREAKER_FIRST_PAUSE_MS,
+    BREAKER_LONGEST_PAUSE_MS,
+    FAILING_CONCURRENCY,
+    HEALTHY,
+    NEWCOMER_CONCURRENCY,
+    SLOW_CONCURRENCY,
+    SLOW_MS,
+    Candidate,
+    ClaimPlan,
+    HostHealth,
+    HostLoad,
+    health_after,
+)
+from tests.conftest import NOW_MS
+
+GOOD = "https://good.example:443"
+BAD = "https://bad.example:443"
+OPEN = HostHealth(BREAKER_FAILURES, NOW_MS + 1)
+HALF_OPEN = HostHealth(BREAKER_FAILURES, NOW_MS)
+
+
+def plan(
+    *,
+    free: int = 64,
+    pool: int = 64,
+    load: dict[str, HostLoad] | None = None,
+    health: dict[str, HostHealth] | None = None,
+    proven: tuple[str, ...] = (GOOD, BAD),
+    host_concurrency: int = 32,
+) -> ClaimPlan:
+    return ClaimPlan(
+        free_places=free,
+        pool_size=pool,
+        host_concurrency=host_concurrency,
+        load=load or {},
+        health=health or {},
+        proven_hosts=proven,
+        now_ms=NOW_MS,
+    )
+
+
+def due(host: str, count: int = 100) -> list[Candidate]:
+    return [Candidate(f"{host}#{number}", host) for number in range(count)]
+
+
+def answer(status: int, duration_ms: int = 50) -> Outcome:
+    return Outcome(Verdict.TEMPORARY, status, NOW_MS, duration_ms)
+
+
+def test_a_healthy_proven_host_gets_its_whole_allowance() -> None:
+    made = plan()
+    made.offer(due(GOOD))
+    assert made.chosen == [candidate.delivery_id for candidate in due(GOOD, 32)]
+    assert not made.is_full
+
+
+def test_what_is_in_flight_counts_towards_the_cap_of_its_host() -> None:
+    made = plan(load={GOOD: HostLoad(30, 10)})
+    made.offer(due(GOOD))
+    assert len(made.chosen) == 2
+
+
+def test_free_places_bound_the_whole_plan() -> None:
+    made = plan(free=5)
+    made.offer(due(GOOD))
+    assert len(made.chosen) == 5
+    assert made.is_full
+
+
+def test_a_host_at_its_cap_does_not_keep_the_next_one_back() -> None:
+    made = plan()
+    made.offer([*due(BAD), *due(GOOD, 10)])
+    assert made.chosen[32:] == [candidate.delivery_id for candidate in due(GOOD, 10)]
+
+
+@pytest.mark.parametrize(
+    ("health", "expected"),
+    [
+        (HEALTHY, 32),
+        (HostHealth(failures=1), FAILING_CONCURRENCY),
+        (HostHealth(failures=BREAKER_FAILURES - 1), FAILING_CONCURRENCY),
+        (OPEN, 0),
+        (HALF_OPEN, 1),
+        (HostHealth(is_slow=True), SLOW_CONCURRENCY),
+    ],
+)
+def test_the_health_of_a_host_sets_its_limit(health: HostHealth, expected: int) -> None:
+    made = plan(health={BAD: health})
+    assert made.allowance(BAD) == expected
+    assert made.allowance(GOOD) == 32
+
+
+def test_a_half_open_host_with_its_probe_in_flight_gets_no_second_one() -> None:
+    assert plan(health={BAD: HALF_OPEN}, load={BAD: HostLoad(1, 10)}).allowance(BAD) == 0
+
+
+def test_a_newcomer_gets_a_few_until_it_has_answered_well() -> None:
+    assert plan(proven=()).allowance(BAD) == NEWCOMER_CONCURRENCY
+    assert plan(proven=(BAD,)).allowance(BAD) == 32
+
+
+@pytest.mark.parametrize(("age_ms", "expected"), [(SLOW_MS, 31), (SLOW_MS + 1, SLOW_CONCURRENCY - 1)])
+def test_a_host_that_is_dawdling_now_counts_as_slow_before_any_answer(age_ms: int, expected: int) -> None:
+    assert plan(load={BAD: HostLoad(1, age_ms)}).allowance(BAD) == expected
+
+
+def test_no_limit_exceeds_the_setting_for_hosts() -> None:
+    for health in (HEALTHY, HostHealth(failures=1), HostHealth(is_slow=True)):
+        assert plan(host_concurrency=1, health={BAD: health}, proven=()).allowance(BAD) == 1
+
+
+def test_all_suspects_together_hold_a_quarter_of_the_places() -> None:
+    slow = {f"https://slow{number}.example:443": HostHealth(is_slow=True) for number in range(10)}
+    made = plan(pool=64, health=slow, proven=tuple(slow) + (GOOD,))
+    for host in slow:
+        made.offer(due(host))
+    assert len(made.chosen) == 16
+    made.offer(due(GOOD))
+    assert len(made.chosen) == 16 + 32
+
+
+def test_suspects_in_flight_use_up_the_share_of_suspects() -> None:
+    made = plan(pool=64, load={BAD: HostLoad(15, SLOW_MS + 1)}, health={GOOD: HostHealth(is_slow=True)})
+    assert made.allowance(GOOD) == 1
+
+
+def test_even_the_smallest_pool_has_a_place_for_a_suspect() -> None:
+    assert plan(free=1, pool=1, health={BAD: HostHealth(is_slow=True)}).allowance(BAD) == 1
+
+
+@pytest.mark.parametrize("status", [0, 500, 503, 599])
+def test_no_answer_and_5xx_are_failures(status: int) -> None:
+    assert health_after(HEALTHY, answer(status), NOW_MS) == HostHealth(failures=1)
+
+
+@pytest.mark.parametrize("status", [200, 204, 301, 400, 404, 429])
+def test_any_other_answer_makes_a_host_healthy_again(status: int) -> None:
+    assert health_after(HostHealth(9, NOW_MS + 5, True), answer(status), NOW_MS) == HEALTHY
+
+
+@pytest.mark.parametrize(("duration_ms", "is_slow"), [(SLOW_MS, False), (SLOW_MS + 1, True)])
+def test_a_late_answer_marks_a_host_as_slow(duration_ms: int, is_slow: bool) -> None:
+    assert health_after(HEALTHY, answer(200, duration_ms), NOW_MS) == HostHealth(is_slow=is_slow)
+    assert health_after(HEALTHY, answer(503, duration_ms), NOW_MS) == HostHealth(1, 0, is_slow)
+
+
+def test_the_breaker_opens_at_the_fifth_failure_and_its_pause_doubles_up_to_a_minute() -> None:
+    health, pauses = HEALTHY, []
+    for _ in range(40):
+        health = health_after(health, answer(503), NOW_MS)
+        pauses.append(max(0, health.open_until_ms - NOW_MS))
+    assert pauses[:4] == [0, 0, 0, 0]
+    assert pauses[4:9] == [5 * SECOND_MS, 10 * SECOND_MS, 20 * SECOND_MS, 40 * SECOND_MS, 60 * SECOND_MS]
+    assert set(pauses[9:]) == {BREAKER_LONGEST_PAUSE_MS}
+    assert pauses[4] == BREAKER_FIRST_PAUSE_MS
