@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -24,6 +25,7 @@ FOLLOWED_REDIRECTS = frozenset({301, 302, 307, 308})
 """All with POST and the whole payload again: a GET to the new place would lose the mail and look like success."""
 DRAINED_BYTES = 64 * 1024
 """An answer up to this size is read to its end, so that the connection can be used again."""
+MAX_ERROR_LENGTH = 500
 ATTEMPT_HEADER = "pillarbox-attempt"
 USER_AGENT = f"Pillarbox/{version('pillarbox')}"
 
@@ -70,32 +72,40 @@ class Forwarder:
         except TargetBlocked as error:
             return self._failure(started_ms, f"the target must not be called: {error}")
         except InvalidField as error:
-            return self._failure(started_ms, f"redirected to an unusable URL: {error}")
+            return self._failure(started_ms, f"the URL cannot be called: {error}")
         except TRANSPORT_ERRORS as error:
             expired = deadline.is_expired or isinstance(error, requests.Timeout)
             return self._failure(started_ms, self._describe(error, expired))
 
     def _send(self, post: Post, deadline: Deadline, started_ms: int) -> Outcome:
-        place = _place(post.target)
+        place = _place("target", post.target)
         for _ in range(MAX_REDIRECTS + 1):
             response = self._call(post, place, deadline)
             with response:
                 onward = _redirect(place, response)
                 if onward is None:
-                    return self._outcome(response, started_ms, deadline)
+                    return self._outcome(response, started_ms)
             place = onward
         return self._failure(started_ms, f"redirected more than {MAX_REDIRECTS} times", response.status_code)
 
     def _call(self, post: Post, place: _Place, deadline: Deadline) -> requests.Response:
         request = self._request(post, place)
         try:
-            return self._session.send(request, timeout=deadline.remaining, stream=True, allow_redirects=False)
+            return self._transmit(request, deadline)
         except requests.ConnectionError as error:
             if not deadline.was_reused or deadline.is_expired or isinstance(error, requests.Timeout):
                 raise
             # The target closed a kept-open connection just as it was used again: no answer is lost by asking anew,
-            # and should the POST have arrived, the stable webhook-id tells.
-            return self._session.send(request, timeout=deadline.remaining, stream=True, allow_redirects=False)
+            # and should the POST have arrived, the stable webhook-id tells. (urllib3's pool puts an empty place on top
+            # for the one that broke, so this call opens a new connection.)
+            return self._transmit(request, deadline)
+
+    def _transmit(self, request: requests.PreparedRequest, deadline: Deadline) -> requests.Response:
+        response = self._session.send(request, timeout=deadline.remaining, stream=True, allow_redirects=False)
+        if deadline.is_expired:  # the cut ended the headers, which looks as if they were complete
+            response.close()
+            raise requests.ReadTimeout("the headers did not end in time")
+        return response
 
     def _request(self, post: Post, place: _Place) -> requests.PreparedRequest:
         request = requests.PreparedRequest()
@@ -116,10 +126,10 @@ class Forwarder:
         request.prepare_headers(headers)
         return request
 
-    def _outcome(self, response: requests.Response, started_ms: int, deadline: Deadline) -> Outcome:
+    def _outcome(self, response: requests.Response, started_ms: int) -> Outcome:
         verdict = http_verdict(response.status_code)
         is_accepted = verdict is Verdict.ACCEPTED
-        excerpt = _read_some(response, is_accepted, deadline)
+        excerpt = _read_some(response)
         return Outcome(
             verdict=verdict,
             status=response.status_code,
@@ -131,7 +141,7 @@ class Forwarder:
 
     def _failure(self, started_ms: int, error: str, status: int = 0) -> Outcome:
         duration_ms = max(0, self._clock() - started_ms)
-        return Outcome(Verdict.TEMPORARY, status, started_ms, duration_ms, error=error)
+        return Outcome(Verdict.TEMPORARY, status, started_ms, duration_ms, error=_printable(error))
 
     def _describe(self, error: Exception, expired: bool) -> str:
         if expired:
@@ -158,12 +168,15 @@ def retry_after_ms(value: str | None, now_ms: int) -> int | None:
 
 
 @lru_cache(maxsize=4096)
-def _place(target: str) -> _Place:
-    """Split credentials off a URL, and bring the rest into the form that goes on the wire."""
-    parts = urlsplit(check_url("target", target))
+def _place(field: str, url: str) -> _Place:
+    """Split credentials off a URL, and bring the rest into the form that goes on the wire. Raises `InvalidField`."""
+    parts = urlsplit(check_url(field, url))
     address = parts.netloc.rpartition("@")[2]
     request = requests.PreparedRequest()
-    request.prepare_url(urlunsplit((parts.scheme, address, parts.path or "/", parts.query, "")), None)
+    try:
+        request.prepare_url(urlunsplit((parts.scheme, address, parts.path or "/", parts.query, "")), None)
+    except requests.exceptions.InvalidURL as error:
+        raise InvalidField(field, f"is not a URL ({error})") from error
     assert request.url is not None
     if parts.username is None:
         return _Place(request.url, None)
@@ -176,19 +189,36 @@ def _redirect(place: _Place, response: requests.Response) -> _Place | None:
     location = response.headers.get("Location")
     if response.status_code not in FOLLOWED_REDIRECTS or not location:
         return None
-    onward = _place(urljoin(place.url, location))
+    onward = _place("Location", _join("Location", place.url, location))
     if onward.authorization is None and onward.origin == place.origin:
         return _Place(onward.url, place.authorization)
     return onward
 
 
-def _read_some(response: requests.Response, is_accepted: bool, deadline: Deadline) -> str:
-    """The beginning of the answer. A status that has arrived counts, even if its body never ends."""
+def _join(field: str, base: str, reference: str) -> str:
+    """A URL relative to another. Header text arrives as Latin-1; what is not ASCII in a Location is UTF-8."""
     try:
-        data = response.raw.read(DRAINED_BYTES, decode_content=False)
-    except TRANSPORT_ERRORS:
-        return "" if is_accepted or not deadline.is_expired else "(the answer did not end in time)"
+        return urljoin(base, reference.encode("latin-1").decode("utf-8", "replace"))
+    except ValueError as error:
+        raise InvalidField(field, f"is not a URL ({error})") from error
+
+
+def _read_some(response: requests.Response) -> str:
+    """The beginning of the answer. A status that has arrived counts, even if its body never ends."""
+    data = bytearray()
+    with suppress(*TRANSPORT_ERRORS):
+        while len(data) < DRAINED_BYTES:
+            piece = response.raw.read1(DRAINED_BYTES - len(data), decode_content=False)
+            if not piece:
+                break
+            data += piece
     return data[:RESPONSE_EXCERPT_BYTES].decode("utf-8", "replace").replace("\x00", "\ufffd")
+
+
+def _printable(text: str) -> str:
+    """What is kept of an error: it may quote the target's bytes, which may be anything."""
+    kept = text[:MAX_ERROR_LENGTH]
+    return "".join(character if character.isprintable() else "\ufffd" for character in kept)
 
 
 def _innermost(error: BaseException) -> str:

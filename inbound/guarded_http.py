@@ -47,10 +47,13 @@ class Deadline:
         return max(0.001, self.ends_at - time.monotonic())
 
     def attach(self, connection: HTTPConnection, was_reused: bool) -> None:
-        """This connection carries the call from now on."""
+        """This connection carries the call from now on. Raises `ConnectTimeoutError` when the end has come already:
+        the cut is made only once, and must not have missed this connection."""
         with self._lock:
             self._connection = connection
             self.was_reused = was_reused
+            if self.is_expired:
+                raise ConnectTimeoutError(connection, "the time was over before the request was sent")
 
     def finish(self) -> None:
         """The call is over; its connection belongs to the pool again."""
@@ -117,17 +120,27 @@ class _Guarded:
 
     policy: TargetPolicy
     sock: socket.socket | None
+    is_fresh = False
+    """Whether no request has been made on it since it was opened."""
 
     def _new_conn(self: Any) -> socket.socket:
-        deadline = _current.deadline
-        timeout = deadline.remaining if deadline is not None else self.timeout
-        return _connect(self, _allowed_addresses(self), timeout)
+        return _connect(self, _allowed_addresses(self), _current_deadline())
+
+    def connect(self: Any) -> None:
+        super().connect()  # type: ignore[misc]
+        self.is_fresh = True
+        # During a TLS handshake there is no socket that could be cut: what expired then is noticed here.
+        _current_deadline().attach(self, was_reused=False)
 
     def request(self: Any, *arguments: Any, **keywords: Any) -> None:
-        deadline = _current.deadline
-        if deadline is not None:
-            deadline.attach(self, was_reused=self.sock is not None)
+        _current_deadline().attach(self, was_reused=self.sock is not None and not self.is_fresh)
         super().request(*arguments, **keywords)  # type: ignore[misc]
+        self.is_fresh = False
+
+
+def _current_deadline() -> Deadline:
+    assert _current.deadline is not None, "calls are made inside DeadlineWatch.limit"
+    return _current.deadline
 
 
 def _allowed_addresses(connection: Any) -> list[tuple[Any, ...]]:
@@ -151,21 +164,33 @@ def _allowed_addresses(connection: Any) -> list[tuple[Any, ...]]:
     return allowed
 
 
-def _connect(connection: Any, addresses: list[tuple[Any, ...]], timeout: float) -> socket.socket:
+def _connect(connection: Any, addresses: list[tuple[Any, ...]], deadline: Deadline) -> socket.socket:
+    """Connect to the first address that answers; none of them takes the time of those behind it."""
     failure: OSError | None = None
-    for family, kind, protocol, _, address in addresses:
-        sock = socket.socket(family, kind, protocol)
+    for position, address in enumerate(addresses):
         try:
-            sock.settimeout(timeout)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.connect(address)
-            return sock
+            sock = _open(address, deadline.remaining / (len(addresses) - position))
         except OSError as error:
-            sock.close()
             failure = error
+        else:
+            sock.settimeout(deadline.remaining)  # for the TLS handshake, which counts as one operation
+            return sock
     if isinstance(failure, TimeoutError):
         raise ConnectTimeoutError(connection, "no connection in time") from failure
     raise NewConnectionError(connection, f"no connection: {failure}") from failure
+
+
+def _open(entry: tuple[Any, ...], timeout: float) -> socket.socket:
+    family, kind, protocol, _, address = entry
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.settimeout(timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.connect(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 class _NoCookies(http.cookiejar.DefaultCookiePolicy):
@@ -178,9 +203,16 @@ class _NoCookies(http.cookiejar.DefaultCookiePolicy):
         return False
 
 
+class _GuardedSession(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Never anywhere: even when it does not follow, requests would read the whole body of a redirect, however
+        long. `inbound.forward` follows them itself."""
+        return None
+
+
 def guarded_session(policy: TargetPolicy, connections_per_host: int, ca_file: str | None) -> requests.Session:
     """A session for any thread; calls must be made inside `DeadlineWatch.limit`."""
-    session = requests.Session()
+    session = _GuardedSession()
     session.trust_env = False  # no proxies, no .netrc: the environment is ours, the URL the customer's
     session.cookies.set_policy(_NoCookies())
     session.verify = ca_file or True

@@ -10,9 +10,9 @@ FIRST_PORT = 20_000
 PORTS_PER_PROCESS = 1_000  # below the range the kernel takes for outgoing connections (32768 upwards on Linux)
 
 _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_candidates = itertools.cycle(
-    range(FIRST_PORT + (_worker % 10) * PORTS_PER_PROCESS, FIRST_PORT + (_worker % 10 + 1) * PORTS_PER_PROCESS)
-)
+_first = FIRST_PORT + (_worker % 10) * PORTS_PER_PROCESS
+_start = os.getpid() * 37 % PORTS_PER_PROCESS  # apart from another run of the tests at the same time
+_candidates = itertools.cycle([_first + (_start + step) % PORTS_PER_PROCESS for step in range(PORTS_PER_PROCESS)])
 
 
 def free_port() -> int:

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.programs import need_program
@@ -15,22 +16,51 @@ from tests.programs import need_program
 ROOT = 0
 
 
+@dataclass(frozen=True, slots=True)
+class PostgresServer:
+    """A server that can be stopped and started."""
+
+    url: str
+    control: tuple[str, ...]
+    """`pg_ctl` with what it needs to find this server."""
+    options: tuple[str, ...]
+
+    def start(self) -> None:
+        """Start, and wait until it takes connections."""
+        subprocess.run([*self.control, *self.options, "start"], check=True, capture_output=True, cwd="/")
+
+    def stop(self) -> None:
+        """Stop without a goodbye to anyone; committed data survive."""
+        subprocess.run([*self.control, "-m", "immediate", "stop"], check=False, capture_output=True, cwd="/")
+
+
 @contextmanager
 def running_postgres() -> Iterator[str]:
     """Start a server and give the URL of its first database; stop and remove it afterwards."""
+    with stoppable_postgres() as server:
+        yield server.url
+
+
+@contextmanager
+def stoppable_postgres() -> Iterator[PostgresServer]:
+    """The same, with the server in hand."""
     initdb = Path(need_program("initdb"))
     folder = Path(tempfile.mkdtemp(prefix="pillarbox-pg-"))
     try:
         as_user = _unprivileged(folder)
         subprocess.run([*as_user, initdb, "-D", folder / "db", "-A", "trust", "-U", "postgres", "-N"],
                        check=True, capture_output=True, cwd="/")  # fmt: skip
-        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c max_connections=200"
-        control = [*as_user, initdb.with_name("pg_ctl"), "-D", folder / "db", "-w"]
-        subprocess.run([*control, "-o", options, "-l", folder / "log", "start"], check=True, capture_output=True, cwd="/")
+        settings = f"-c listen_addresses='' -c unix_socket_directories={folder} -c max_connections=200"
+        server = PostgresServer(
+            url=f"postgresql://postgres@/postgres?host={folder}",
+            control=(*as_user, str(initdb.with_name("pg_ctl")), "-D", str(folder / "db"), "-w"),
+            options=("-o", settings, "-l", str(folder / "log")),
+        )
+        server.start()
         try:
-            yield f"postgresql://postgres@/postgres?host={folder}"
+            yield server
         finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], check=False, capture_output=True, cwd="/")
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

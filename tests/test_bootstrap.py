@@ -48,7 +48,7 @@ def calls(programs: Path) -> list[str]:
 
 def python_that_makes(programs: Path, venv_works: bool) -> Path:
     """A Python 3.11 whose `venv` module works or is missing, as on Debian without python3-venv."""
-    made = 'mkdir -p "$4/bin"; cp "$FAKE" "$4/bin/python"' if venv_works else 'mkdir -p "$4/bin"; exit 1'
+    made = 'rm -rf "$4"; mkdir -p "$4/bin"; cp "$FAKE" "$4/bin/python"' if venv_works else 'mkdir -p "$4/bin"; exit 1'
     fake = programs.parent / "fake-python"
     fake.write_text(FAKE_PYTHON)
     fake.chmod(0o755)
@@ -98,7 +98,6 @@ def test_an_environment_whose_python_is_gone_is_made_again(programs: Path) -> No
     broken = programs.parent / "venv" / "bin"
     broken.mkdir(parents=True)
     (broken / "python").symlink_to("/none/python3")
-    (broken / "python").unlink()
     script(broken / "pip", "exit 0")
     done = run(MAKE_VENV, str(python), "venv", "some.lock", programs=programs)
     assert done.returncode == 0, done.stderr

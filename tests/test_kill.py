@@ -18,7 +18,8 @@ from tests.http_target import HttpTarget, running_target
 from tests.mail_burst import Burst, running_burst
 from tests.up_process import Up, end, running_up, start_up, wait_until
 
-VICTIMS = ("smtp", "worker", "web", "redis")
+MANY_KILLS = {"smtp": 5, "worker": 4, "redis": 3, "web": 2}
+FEW_KILLS = {"smtp": 2, "worker": 1, "redis": 1, "web": 1}
 SEED = 20_260_901
 AHEAD = 60
 """So many mails past the moment of a kill may be on their way, so that it hits senders in full flow."""
@@ -51,28 +52,28 @@ class Tally:
 
 
 def test_kills_at_random_moments_lose_no_accepted_mail(tmp_path: Path, target: HttpTarget) -> None:
-    kills_of_each = 3
     with running_up(tmp_path, PILLARBOX_TARGET_TIMEOUT=TARGET_TIMEOUT_S) as up:
         mailbox = up.add_address(target.url(ANSWER))
         with running_burst(up.settings.smtp.port, mailbox, mails=2_000) as burst:
-            kill_during(burst, target, up, list(VICTIMS) * kills_of_each)
+            kill_during(burst, target, up, MANY_KILLS)
 
         tally = wait_for_delivery(burst, target, up, up.settings.database_location)
         wait_until(lambda: up.health() == (200, []), 20, up.health)
-    report(burst, tally, kills_of_each * len(VICTIMS))
+    report(burst, tally, sum(MANY_KILLS.values()))
     assert len(burst.acked) == 2_000
     assert burst.acked <= tally.ids.keys()
     assert set(map(len, tally.ids.values())) == {1}
 
 
-def test_kills_lose_no_accepted_mail_on_postgresql(tmp_path: Path, target: HttpTarget, postgres_url: str) -> None:
-    with running_up(tmp_path, PILLARBOX_TARGET_TIMEOUT=TARGET_TIMEOUT_S, DATABASE_URL=postgres_url) as up:
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_kills_lose_no_accepted_mail_on_postgresql(tmp_path: Path, target: HttpTarget, database_url: str) -> None:
+    with running_up(tmp_path, PILLARBOX_TARGET_TIMEOUT=TARGET_TIMEOUT_S, DATABASE_URL=database_url) as up:
         mailbox = up.add_address(target.url(ANSWER))
         with running_burst(up.settings.smtp.port, mailbox, mails=400) as burst:
-            kill_during(burst, target, up, list(VICTIMS))
+            kill_during(burst, target, up, FEW_KILLS)
 
-        tally = wait_for_delivery(burst, target, up, postgres_url)
-    report(burst, tally, len(VICTIMS))
+        tally = wait_for_delivery(burst, target, up, database_url)
+    report(burst, tally, sum(FEW_KILLS.values()))
     assert len(burst.acked) == 400
     assert burst.acked <= tally.ids.keys()
     assert set(map(len, tally.ids.values())) == {1}
@@ -111,9 +112,10 @@ def test_a_killed_supervisor_leaves_no_process_and_its_successor_delivers_the_re
     assert set(map(len, tally.ids.values())) == {1}
 
 
-def kill_during(burst: Burst, target: HttpTarget, up: Up, victims: list[str]) -> None:
-    """Kill each once, in random order, at random moments while mail comes in and goes out."""
+def kill_during(burst: Burst, target: HttpTarget, up: Up, kills: dict[str, int]) -> None:
+    """Kill each as often as told, in random order, at random moments while mail comes in and goes out."""
     choice = random.Random(SEED)
+    victims = list(Counter(kills).elements())
     choice.shuffle(victims)
     moments = sorted(choice.sample(range(20, burst.mails - AHEAD), len(victims)))
     for moment, victim in zip(moments, victims, strict=True):

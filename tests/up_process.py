@@ -151,15 +151,17 @@ def wait_until(condition: Callable[[], bool], timeout: float, explain: Callable[
 
 
 def processes_of(data: str) -> list[int]:
-    """The processes whose environment names this data folder."""
-    wanted = f"PILLARBOX_DATA={data}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            with suppress(OSError):  # ended meanwhile, or not ours to look into
-                if wanted in (entry / "environ").read_bytes().split(b"\0") and _state(int(entry.name)) != "Z":
-                    found.append(int(entry.name))
-    return found
+    """The processes whose environment names this data folder, and its Redis, which overwrites its environment."""
+    others = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    return [pid for pid in others if pid != os.getpid() and _belongs_to(pid, data)]
+
+
+def _belongs_to(pid: int, data: str) -> bool:
+    with suppress(OSError):  # ended meanwhile, or not ours to look into
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        is_redis = f"{data}/redis.sock" in _command(pid)
+        return (is_redis or f"PILLARBOX_DATA={data}".encode() in variables) and _state(pid) != "Z"
+    return False
 
 
 def _children(pid: int) -> list[int]:

@@ -5,6 +5,7 @@ Connections belong to threads (peewee keeps one per thread). Statements are writ
 
 from __future__ import annotations
 
+import select
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -109,6 +110,8 @@ class Database:
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
         try:
+            if self.is_postgres and self._was_hung_up():
+                self._drop_connection()
             self._peewee.connect(reuse_if_open=True)
             yield
         except (peewee.IntegrityError, peewee.ProgrammingError, peewee.DataError):
@@ -116,6 +119,17 @@ class Database:
         except _DRIVER_ERRORS as error:
             self._drop_connection()
             raise StorageUnavailable("the database cannot be used now") from error
+
+    def _was_hung_up(self) -> bool:
+        """Whether the server closed this thread's idle connection, as one that was restarted has.
+
+        An idle connection has nothing to read but its end. (A notice too; then it is opened anew without need.)
+        """
+        if self._peewee.is_closed() or self._peewee.in_transaction():
+            return False
+        idle = select.poll()
+        idle.register(self._peewee.connection().fileno(), select.POLLIN)
+        return bool(idle.poll(0))
 
     def _drop_connection(self) -> None:
         """A connection that failed is not trusted again; the next use opens a fresh one."""
