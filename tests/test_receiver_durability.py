@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import sqlite3
 import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,8 @@ ACKNOWLEDGED_BEFORE_KILL = 150
 SMALL = b"Subject: %d\r\n\r\n" + b"x" * 70 + b"\r\n"
 LARGE_BODY = (b"y" * 76 + b"\r\n") * (INLINE_LIMIT // 60)
 HALF_AN_HOUR_S = 1_800
+LINES_AFTER_SIGTERM = 10
+LINE_EVERY_S = 0.15
 
 
 def test_no_acknowledged_message_is_lost_to_kill_9(tmp_path: Path, database_url: str) -> None:
@@ -71,6 +75,25 @@ def test_a_client_that_hangs_up_after_the_dot_leaves_whole_messages_only(
         assert len(_blobs(gateway)) == (len(mails) if body is LARGE_BODY else 0)
         assert "Traceback" not in gateway.log()
         assert "never retrieved" not in gateway.log()
+
+
+def test_a_message_on_its_way_to_the_disk_gets_there_when_its_client_is_gone(tmp_path: Path) -> None:
+    with running_gateway(tmp_path, "smtp") as gateway:
+        mailbox = new_mailbox(gateway)
+        client = RawClient(gateway.settings.smtp.port).greet()
+        client.begin_data(mailbox)
+        with closing(sqlite3.connect(gateway.settings.data / "pillarbox.sqlite3", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            client.send(stuffed(LARGE_BODY))
+            _wait_for(lambda: _blobs(gateway) and not spool_files(gateway))
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            with connected(gateway) as later:  # by now the receiver has seen the reset
+                assert later.ask("NOOP").startswith("250 ")
+            other.execute("ROLLBACK")
+
+        _wait_for(lambda: stored(gateway, mailbox))
+        assert [mail.raw for mail in stored(gateway, mailbox)] == [LARGE_BODY]
 
 
 @pytest.mark.parametrize("size", [10, len(LARGE_BODY)], ids=["small", "large"])
@@ -125,13 +148,18 @@ def test_on_sigterm_a_message_in_flight_is_finished_and_idle_sessions_are_told(t
         process.terminate()
         assert idle.rest().startswith("421 4.3.2 ")
         _wait_for(lambda: _is_refused(gateway))
+        for _ in range(LINES_AFTER_SIGTERM):
+            time.sleep(LINE_EVERY_S)  # longer than an idle session is waited for
+            busy.send(b"slowly\r\n")
         busy.send(b"the end\r\n.\r\n")
         assert busy.reply().startswith("250 2.0.0 ")
         assert busy.rest().startswith("421 4.3.2 ")
 
         assert process.wait(8) == 0
-        assert time.monotonic() - begun < 3
-        assert [mail.raw for mail in stored(gateway, mailbox)] == [LARGE_BODY + b"the end\r\n"]
+        assert time.monotonic() - begun < 5
+        assert [mail.raw for mail in stored(gateway, mailbox)] == [
+            LARGE_BODY + b"slowly\r\n" * LINES_AFTER_SIGTERM + b"the end\r\n"
+        ]
         assert spool_files(gateway) == []
 
 

@@ -96,9 +96,29 @@ def test_a_transaction_begun_in_clear_is_forgotten(gateway: Gateway, client: Raw
     client.envelope(new_mailbox(gateway))
     client.ask("STARTTLS")
     client.start_tls(_trusting())
-    client.ask("EHLO inside.example")
 
     assert client.ask("DATA").startswith("503 5.5.1 ")
+    client.ask("EHLO inside.example")
+    assert client.ask("DATA").startswith("503 5.5.1 ")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_what_comes_in_one_segment_with_the_end_of_the_handshake_is_not_lost(
+    client: RawClient, version: ssl.TLSVersion
+) -> None:
+    context = _trusting()
+    context.minimum_version = context.maximum_version = version
+    assert client.ask("STARTTLS").startswith("220 ")
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing)
+    while not _shakes_hands(tls):
+        client.send(outgoing.read())
+        incoming.write(client.socket.recv(65536))
+
+    tls.write(b"EHLO inside.example\r\n")
+    client.send(outgoing.read())  # with TLS 1.3, the client's last handshake message goes along
+
+    assert b"250-mx.pillarbox.test" in _decrypted(client, tls, incoming)
 
 
 def test_starttls_is_neither_announced_nor_taken_twice(client: RawClient) -> None:
@@ -190,6 +210,24 @@ def test_a_certificate_that_cannot_be_loaded_is_named_at_the_start(gateway: Gate
 
     with pytest.raises(ConfigurationError, match="PILLARBOX_TLS_CERT"):
         tls_context(settings)
+
+
+def _shakes_hands(tls: ssl.SSLObject) -> bool:
+    """Go on with the handshake; whether it is done."""
+    try:
+        tls.do_handshake()
+    except ssl.SSLWantReadError:
+        return False
+    return True
+
+
+def _decrypted(client: RawClient, tls: ssl.SSLObject, incoming: ssl.MemoryBIO) -> bytes:
+    """The next bytes from the server, in clear."""
+    while True:
+        try:
+            return tls.read(65536)
+        except ssl.SSLWantReadError:
+            incoming.write(client.socket.recv(65536))
 
 
 def _trusting() -> ssl.SSLContext:

@@ -61,7 +61,7 @@ def run_worker(settings: Settings, database: Database) -> None:
     engine = build_engine(settings, database, kind, worker_id)
     _release_leases_of_the_dead(roll, database, kind)
     engine.start()
-    presence = Presence(connection)
+    presence = Presence(open_redis(settings.redis_location))  # not RQ's: that waits long for answers, this must not
     presence.start()
 
     is_asked = _work_until_stopped(engine, connection, kind, settings.worker_threads)
