@@ -86,6 +86,7 @@ class InboundSession(SMTP):
     _reader: Any
     _writer: Any
     _tls_protocol: Any
+    _timeout_handle: Any
 
     def __init__(self, shared: SessionParts) -> None:
         """Take over what aiosmtpd's constructor finds out by inspection: for a session of one mail, that inspection
@@ -266,9 +267,11 @@ class InboundSession(SMTP):
             return
         await self.push(Reply.TLS_GO)
         self._reader._buffer.clear()  # asyncio has no public way to drop what was read ahead
+        limit = min(TLS_HANDSHAKE_S, self._settings.idle_timeout)
+        self._timeout_handle.cancel()  # closing within a handshake, the session would wait for its end for ever
         try:
             secured = await self.loop.start_tls(
-                self.transport, self, self.tls_context, server_side=True, ssl_handshake_timeout=TLS_HANDSHAKE_S
+                self.transport, self, self.tls_context, server_side=True, ssl_handshake_timeout=limit
             )
         except (OSError, ssl.SSLError) as error:
             log.info("TLS handshake failed", remote_ip=self._peer_ip, reason=str(error))
@@ -279,7 +282,6 @@ class InboundSession(SMTP):
 
     def _continue_over(self, secured: asyncio.Transport | None) -> None:
         assert secured is not None  # only a closed transport gives none, and that raised before
-        self._reader._buffer.clear()
         self._reader._transport = secured
         self._writer._transport = secured
         self.transport = secured
@@ -288,6 +290,7 @@ class InboundSession(SMTP):
         self.session.peer = secured.get_extra_info("peername")
         self.session.ssl = {"cipher": secured.get_extra_info("cipher")}
         self._set_rset_state()
+        self._reset_timeout()
 
     # --- the message ----------------------------------------------------------------------------------------------
 
@@ -316,8 +319,7 @@ class InboundSession(SMTP):
             raise
         finally:
             self._data_deadline = None
-        if self._timeout_handle is not None:
-            self._timeout_handle.cancel()  # from here on it is our time, not the client's
+        self._timeout_handle.cancel()  # from here on it is our time, not the client's
         if message is None:
             if spool.failure is not None:
                 log.error("the message folder cannot be written to", reason=str(spool.failure))

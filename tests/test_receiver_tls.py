@@ -163,6 +163,26 @@ def test_broken_handshakes_free_their_place(gateway: Gateway, nonsense: bytes) -
     assert gateway.processes["smtp"].poll() is None
 
 
+def test_a_handshake_that_never_comes_frees_its_place(tmp_path: Path) -> None:
+    limits = {"PILLARBOX_MAX_CONNECTIONS": "2", "PILLARBOX_IDLE_TIMEOUT": "1"}
+    with running_gateway(tmp_path, "smtp", **limits) as gateway:
+        silent = [_admitted(gateway) for _ in range(2)]
+        for client in silent:
+            assert client.ask("STARTTLS").startswith("220 ")
+
+        _admitted(gateway).close()
+        for client in silent:
+            client.drained()
+
+
+def test_a_session_that_falls_silent_within_tls_is_closed(tmp_path: Path) -> None:
+    with running_gateway(tmp_path, "smtp", PILLARBOX_IDLE_TIMEOUT="1") as gateway, connected(gateway) as client:
+        client.ask("STARTTLS")
+        client.start_tls(_trusting())
+
+        assert client.rest().startswith("421 4.4.2 ")
+
+
 def test_a_client_that_hangs_up_within_tls_frees_its_place(gateway: Gateway) -> None:
     for _ in range(gateway.settings.max_connections_per_ip + 3):
         client = _admitted(gateway)

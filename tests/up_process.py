@@ -52,8 +52,10 @@ class Up:
     def kill_one(self, role: str, timeout: float = 20.0) -> None:
         """`kill -9` a child, as soon as there is one."""
         wait_until(lambda: bool(self.pids(role)), timeout, self.log)
+        pid = self.pids(role)[0]
         with suppress(ProcessLookupError):
-            os.kill(self.pids(role)[0], signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), timeout, self.log)  # only then are its sockets closed
 
     def send_signal(self, signum: signal.Signals) -> None:
         """Signal the foreground process only."""
