@@ -53,6 +53,8 @@ class Outcome:
     """The first `RESPONSE_EXCERPT_BYTES` of a failing answer."""
     retry_after_ms: int | None = None
     """What a `Retry-After` header asked for, counted from the end of the attempt."""
+    is_our_fault: bool = False
+    """Whether the target was never asked, because something failed on our side."""
 
 
 @dataclass(frozen=True, slots=True)

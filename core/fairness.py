@@ -131,8 +131,10 @@ def health_after(health: HostHealth, outcome: Outcome, now_ms: int) -> HostHealt
     """A host's health after one more attempt.
 
     Only a host that does not answer, or answers 5xx, is failing: a 4xx is an answer about one message, and 429 is
-    paced by its own `Retry-After`.
+    paced by its own `Retry-After`. What failed on our side says nothing of a host.
     """
+    if outcome.is_our_fault:
+        return health
     is_slow = outcome.duration_ms > SLOW_MS
     if 0 < outcome.status < 500:
         return replace(HEALTHY, is_slow=is_slow)

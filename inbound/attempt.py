@@ -75,7 +75,8 @@ class InboundAttempt:
             log.exception("attempt failed", delivery_id=delivery.delivery_id)
             problem = "an error of ours; it is in the log (not the target's fault)"
         duration_ms = max(0, self._clock() - started_ms)
-        return FinishedAttempt(delivery, Outcome(Verdict.TEMPORARY, 0, started_ms, duration_ms, problem), None)
+        outcome = Outcome(Verdict.TEMPORARY, 0, started_ms, duration_ms, problem, is_our_fault=True)
+        return FinishedAttempt(delivery, outcome, None)
 
     def _attempt(self, delivery: ClaimedDelivery) -> FinishedAttempt:
         raw = delivery.body if delivery.body is not None else self._read_blob(delivery)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from core.logs import configure_logging
 from core.services.accounts import NewAccount, create_account
 from core.store.db import Database
 from tests.postgres_server import running_postgres
@@ -14,6 +15,12 @@ from tests.postgres_server import running_postgres
 NOW_MS = 1_790_000_000_000
 """The moment at which most tests happen."""
 TABLES = "account, credential, address, custom_domain, message, raw_message, delivery, attempt, target_health"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_logs() -> None:
+    """Log as the product does: structlog's default prints tracebacks with all local variables, which takes seconds."""
+    configure_logging("info")
 
 
 @pytest.fixture(scope="session")

@@ -76,9 +76,7 @@ def test_functions_are_short(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_what_is_public_has_a_docstring(path: Path) -> None:
     public = [
-        node
-        for node in parse(path).body
-        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_")
+        node for node in parse(path).body if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_")
     ]
     assert [node.name for node in public if not ast.get_docstring(node)] == []
 

@@ -140,7 +140,7 @@ def test_a_sub_folder_is_synced_once_and_not_for_every_message(tmp_path: Path) -
 
 @pytest.mark.parametrize("url", ["ftp://x", "banana", "", "http://bucket"])
 def test_an_unknown_kind_of_store_names_the_setting_and_the_cure(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="BLOB_URL: .* use file, s3, gs or az"):
+    with pytest.raises(ConfigurationError, match=r"BLOB_URL: .* use file, s3, gs or az"):
         open_blobs(url)
 
 

@@ -11,13 +11,12 @@ from collections.abc import Callable
 import pytest
 
 from core.clock import SECOND_MS
-from core.delivery import DeliveryKind
+from core.delivery import HTTP_POLICY, DeliveryKind
 from core.netguard import target_host
 from core.services import claims
 from core.services.accounts import NewAccount
-from core.services.claims import Claim, claim, has_due
+from core.services.claims import Claim, claim, has_due, lease_token, release
 from core.services.recording import record
-from core.delivery import HTTP_POLICY
 from core.store.db import Database
 from tests.conftest import NOW_MS
 from tests.deliveries import LEASE_MS, RAW, Deliveries, claim_request, finished
@@ -291,6 +290,24 @@ def test_a_token_is_new_for_every_claim(mail: Deliveries) -> None:
     mail.accept(TARGET, 2)
     tokens = {delivery.lease_token for _ in range(2) for delivery in mail.claim(free_places=1).deliveries}
     assert len(tokens) == 2
+
+
+# --- workers that died ---
+
+
+def test_what_a_dead_worker_held_is_due_again_and_nothing_else(mail: Deliveries) -> None:
+    mail.accept(TARGET, 3)
+    (dead,) = mail.claim(free_places=1, lease_token=lease_token("aaaa", 1)).deliveries
+    (alive,) = mail.claim(free_places=1, lease_token=lease_token("aaaab", 1)).deliveries
+
+    with mail.database.transaction():
+        assert release(mail.database, DeliveryKind.INBOUND, "aaaa", NOW_MS + 1) == 1
+
+    again = mail.claim(NOW_MS + 1)
+    assert dead.delivery_id in ids(again)
+    assert alive.delivery_id not in ids(again)
+    mail.record(dead, 404, NOW_MS + 2)
+    assert mail.rows("state") == [("pending",)] * 3
 
 
 # --- cost ---

@@ -26,10 +26,14 @@ def names(database: Database) -> list[str]:
 
 
 def test_a_transaction_commits_all_or_nothing(database: Database) -> None:
-    with pytest.raises(RuntimeError), database.transaction():
-        database.execute(INSERT, ("a", "first", NOW_MS))
-        database.execute_many(INSERT, [("b", "second", NOW_MS), ("c", "third", NOW_MS)])
-        raise RuntimeError
+    def fail() -> None:
+        with database.transaction():
+            database.execute(INSERT, ("a", "first", NOW_MS))
+            database.execute_many(INSERT, [("b", "second", NOW_MS), ("c", "third", NOW_MS)])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert names(database) == []
     with database.transaction():
         database.execute(INSERT, ("a", "first", NOW_MS))
@@ -43,12 +47,25 @@ def test_a_percent_sign_and_a_question_mark_in_values_mean_nothing(database: Dat
         assert database.execute("SELECT name FROM account WHERE name LIKE '100 % sure_ %'") == [("100 % sure? %s",)]
 
 
+def test_any_number_of_rows_is_written_by_one_call(database: Database) -> None:
+    with database.transaction():
+        database.execute_values("INSERT INTO account (id, name, created_ms) VALUES {rows}", [])
+        rows = [(str(number), f"{number:06}", NOW_MS) for number in range(20_000)]
+        database.execute_values("INSERT INTO account (id, name, created_ms) VALUES {rows}", rows)
+    assert names(database) == [row[1] for row in rows]
+
+
 @pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
 def test_a_violated_constraint_is_the_callers_error_and_no_outage(database: Database, many: bool) -> None:
     row = ("a", "name", NOW_MS)
-    with pytest.raises(peewee.IntegrityError), database.transaction():
-        for _ in range(2):
-            database.execute_many(INSERT, [row]) if many else database.execute(INSERT, row)
+
+    def insert_twice() -> None:
+        with database.transaction():
+            for _ in range(2):
+                database.execute_many(INSERT, [row]) if many else database.execute(INSERT, row)
+
+    with pytest.raises(peewee.IntegrityError):
+        insert_twice()
     assert names(database) == []
     assert database.is_ready()
 
@@ -57,17 +74,21 @@ def test_a_violated_constraint_is_the_callers_error_and_no_outage(database: Data
 def test_a_wrong_statement_is_our_error_or_an_outage_but_leaves_the_database_usable(
     database: Database, many: bool
 ) -> None:
+    statement = "INSERT INTO nowhere VALUES (?)"
     with pytest.raises((peewee.ProgrammingError, StorageUnavailable)), database.transaction():
-        statement = "INSERT INTO nowhere VALUES (?)"
         database.execute_many(statement, [(1,)]) if many else database.execute(statement, (1,))
     assert database.is_ready()
 
 
 def test_an_inner_failure_inside_an_open_transaction_ends_the_outer_one_cleanly(database: Database) -> None:
-    with pytest.raises(peewee.IntegrityError), database.transaction():
-        database.execute(INSERT, ("a", "outer", NOW_MS))
+    def fail_inside() -> None:
         with database.transaction():
-            database.execute(INSERT, ("a", "inner", NOW_MS))
+            database.execute(INSERT, ("a", "outer", NOW_MS))
+            with database.transaction():
+                database.execute(INSERT, ("a", "inner", NOW_MS))
+
+    with pytest.raises(peewee.IntegrityError):
+        fail_inside()
     assert names(database) == []
 
 
@@ -165,7 +186,7 @@ def test_a_file_that_is_no_database_is_an_outage_and_its_error_shows_no_internal
 
 @pytest.mark.parametrize("url", ["mysql://x", "banana", ""])
 def test_an_unknown_kind_of_database_names_the_setting_and_the_cure(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="DATABASE_URL: .* use postgresql:// or sqlite:///"):
+    with pytest.raises(ConfigurationError, match=r"DATABASE_URL: .* use postgresql:// or sqlite:///"):
         Database(url)
 
 

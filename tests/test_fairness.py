@@ -121,7 +121,7 @@ def test_no_limit_exceeds_the_setting_for_hosts() -> None:
 
 def test_all_suspects_together_hold_a_quarter_of_the_places() -> None:
     slow = {f"https://slow{number}.example:443": HostHealth(is_slow=True) for number in range(10)}
-    made = plan(pool=64, health=slow, proven=tuple(slow) + (GOOD,))
+    made = plan(pool=64, health=slow, proven=(*slow, GOOD))
     for host in slow:
         made.offer(due(host))
     assert len(made.chosen) == 16
@@ -146,6 +146,12 @@ def test_no_answer_and_5xx_are_failures(status: int) -> None:
 @pytest.mark.parametrize("status", [200, 204, 301, 400, 404, 429])
 def test_any_other_answer_makes_a_host_healthy_again(status: int) -> None:
     assert health_after(HostHealth(9, NOW_MS + 5, True), answer(status), NOW_MS) == HEALTHY
+
+
+def test_a_failure_of_ours_says_nothing_of_a_host() -> None:
+    ours = Outcome(Verdict.TEMPORARY, 0, NOW_MS, 60_000, is_our_fault=True)
+    assert health_after(HEALTHY, ours, NOW_MS) == HEALTHY
+    assert health_after(OPEN, ours, NOW_MS + 1) == OPEN
 
 
 @pytest.mark.parametrize(("duration_ms", "is_slow"), [(SLOW_MS, False), (SLOW_MS + 1, True)])

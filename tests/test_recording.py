@@ -154,6 +154,6 @@ def test_an_attempt_of_a_deleted_delivery_is_an_error_and_no_outage(mail: Delive
     mail.accept(TARGET)
     (taken,) = mail.claim().deliveries
     mail.execute("DELETE FROM delivery")
-    with pytest.raises(Exception, match="(?i)foreign key") as caught:
+    with pytest.raises(Exception, match=r"(?i)foreign key") as caught:
         mail.record(taken, 200)
     assert not isinstance(caught.value, StorageUnavailable)

@@ -1,6 +1,6 @@
 """The engine of a worker process: one clerk owns the database, a bounded pool does the I/O.
 
-The clerk records what is finished and claims what is due in the same transaction, many at a time. Attempts outlive
+The clerk records what is finished and claims what is due, many at a time. Attempts outlive
 the RQ job that woke the clerk, so one slow answer never keeps a job, and with it the next ring, waiting.
 """
 
@@ -150,37 +150,41 @@ class Engine:
         return self._is_stopping or (self._is_wanted and self._in_flight == len(self._finished))
 
     def _take_turn(self) -> None:
-        finished = list(self._finished)
+        """Record, then claim: two short transactions, so that writers elsewhere never wait for the planning between."""
         wishes = self._wishes
+        now_ms = self._clock()
         try:
-            claimed = self._record_and_claim(finished)
+            had_finished = self._record_finished(now_ms)
+            claimed = self._claim(had_finished, now_ms)
         except StorageUnavailable as error:
             log.error("the database fails; trying again", reason=repr(error.__cause__))
             time.sleep(STORAGE_PAUSE_S)
             return
-        self._account(finished, claimed, wishes)
-        for delivery in claimed.deliveries if claimed else ():
-            self._pool.submit(self._work, delivery)
+        if claimed is not None:
+            self._account(claimed, wishes)
+            for delivery in claimed.deliveries:
+                self._pool.submit(self._work, delivery)
 
-    def _record_and_claim(self, finished: list[FinishedAttempt]) -> Claim | None:
-        now_ms = self._clock()
+    def _record_finished(self, now_ms: int) -> bool:
+        """Write down what is finished, if anything; only then it is no longer in flight."""
+        finished = list(self._finished)
+        if not finished:
+            return False
         try:
             with self._database.transaction():
                 record(self._database, finished, self._policy, now_ms)
-                return self._claim(len(finished), now_ms)
         except StorageUnavailable:
             raise
         except Exception:
-            if not finished:
-                raise
             log.exception("a batch could not be recorded; recording one by one", attempts=len(finished))
             self._record_one_by_one(finished, now_ms)
-            return None
+        self._forget(finished)
+        return True
 
-    def _claim(self, finished: int, now_ms: int) -> Claim | None:
+    def _claim(self, had_finished: bool, now_ms: int) -> Claim | None:
         """Claim what fits beside what is in flight, if anybody asked, or something waits for a host to be free."""
-        free = self._limits.threads - self._in_flight + finished
-        has_reason = self._is_wanted or (self._is_blocked and finished > 0)
+        free = self._limits.threads - self._in_flight
+        has_reason = self._is_wanted or (self._is_blocked and had_finished)
         if self._is_stopping or free <= 0 or not has_reason:
             return None
         return claim(self._database, self._claim_request(free), now_ms)
@@ -208,7 +212,7 @@ class Engine:
             attempt_limit_ms=self._limits.attempt_limit_ms,
         )
 
-    def _account(self, finished: list[FinishedAttempt], claimed: Claim | None, wishes: int) -> None:
+    def _forget(self, finished: list[FinishedAttempt]) -> None:
         for entry in finished:
             if entry.outcome.verdict is Verdict.ACCEPTED:
                 self._remember_proven(entry.delivery.target_host)
@@ -216,13 +220,15 @@ class Engine:
             for _ in finished:
                 self._finished.popleft()
             self._in_flight -= len(finished)
-            if claimed is not None:
-                self._in_flight += len(claimed.deliveries)
-                self._is_blocked = claimed.is_blocked
-                # A wish made while the claim ran may be for mail that the claim did not see.
-                self._is_wanted = claimed.is_partial or self._wishes > wishes
-                if not self._is_wanted:
-                    self._settled.notify_all()
+
+    def _account(self, claimed: Claim, wishes: int) -> None:
+        with self._settled:
+            self._in_flight += len(claimed.deliveries)
+            self._is_blocked = claimed.is_blocked
+            # A wish made while the claim ran may be for mail that the claim did not see.
+            self._is_wanted = claimed.is_partial or self._wishes > wishes
+            if not self._is_wanted:
+                self._settled.notify_all()
 
     def _remember_proven(self, host: str) -> None:
         self._proven_hosts[host] = None

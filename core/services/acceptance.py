@@ -16,12 +16,12 @@ from core.store.db import Database, Row
 _INSERT_MESSAGE = """
 INSERT INTO message (id, mail_from, helo, remote_ip, tls_version, tls_cipher, size, md5, subject, header_from,
                      header_message_id, received_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_INSERT_RAW = "INSERT INTO raw_message (message_id, body, blob_key) VALUES (?, ?, ?)"
+VALUES {rows}"""
+_INSERT_RAW = "INSERT INTO raw_message (message_id, body, blob_key) VALUES {rows}"
 _INSERT_DELIVERY = """
 INSERT INTO delivery (id, kind, account_id, message_id, address_id, custom_domain_id, recipients, target_host, state,
                       attempts, cycle_attempts, cycle_started_ms, due_ms, created_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, ?)"""
+VALUES {rows}"""
 
 _IS_STORED = "SELECT 1 FROM message WHERE id = ?"
 
@@ -55,9 +55,9 @@ def store_accepted(database: Database, mails: Sequence[AcceptedMail]) -> None:
     bodies = [(mail.message_id, mail.raw, mail.blob_key) for mail in mails]
     deliveries = [row for mail in mails for row in _delivery_rows(mail)]
     with database.transaction():
-        database.execute_many(_INSERT_MESSAGE, messages)
-        database.execute_many(_INSERT_RAW, bodies)
-        database.execute_many(_INSERT_DELIVERY, deliveries)
+        database.execute_values(_INSERT_MESSAGE, messages)
+        database.execute_values(_INSERT_RAW, bodies)
+        database.execute_values(_INSERT_DELIVERY, deliveries)
 
 
 def is_stored(database: Database, message_id: str) -> bool:
@@ -86,5 +86,5 @@ def _delivery_row(mail: AcceptedMail, route: Route, recipients: list[str]) -> Ro
     return (
         new_time_ordered_id(moment), DeliveryKind.INBOUND, route.account_id, mail.message_id, route.address_id,
         route.custom_domain_id, orjson.dumps(recipients).decode(), target_host(route.target), DeliveryState.PENDING,
-        moment, moment, moment,
+        0, 0, moment, moment, moment,
     )  # fmt: skip

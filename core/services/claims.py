@@ -110,17 +110,30 @@ class Claim:
 
 
 def claim(database: Database, request: ClaimRequest, now_ms: int) -> Claim:
-    """Lease what may start now. To be called inside a transaction."""
+    """Lease what may start now. Raises `StorageUnavailable`.
+
+    Only the lease itself is a transaction: what it is planned by is read before, and what it needs after, without
+    keeping writers waiting. A plan that is out of date leases less, never twice.
+    """
+    with database.reading():
+        plan, is_blocked = _plan(database, request, now_ms)
+        leased = _lease(database, request, plan.chosen, now_ms)
+        return Claim(
+            _load(database, leased, request.lease_token),
+            is_partial=plan.is_full or len(leased) < len(plan.chosen),
+            is_blocked=is_blocked,
+        )
+
+
+def _plan(database: Database, request: ClaimRequest, now_ms: int) -> tuple[ClaimPlan, bool]:
+    """What to lease, and whether something due has to wait for its host."""
     plan = _new_plan(database, request, now_ms)
     window = request.free_places + WINDOW_MARGIN
     due = _candidates(database.execute(_DUE, (request.kind, now_ms, window)))
     plan.offer(due)
     if not plan.is_full and len(due) == window:
         _look_behind_the_window(database, request, plan, now_ms)
-    leased = _lease(database, request, plan.chosen, now_ms)
-    return Claim(
-        leased, is_partial=plan.is_full or len(leased) < len(plan.chosen), is_blocked=len(due) > len(plan.chosen)
-    )
+    return plan, len(due) > len(plan.chosen)
 
 
 def lease_token(worker_id: str, number: int) -> str:
@@ -183,18 +196,23 @@ def _look_behind_the_window(database: Database, request: ClaimRequest, plan: Cla
             return
 
 
-def _lease(database: Database, request: ClaimRequest, chosen: Sequence[str], now_ms: int) -> list[ClaimedDelivery]:
+def _lease(database: Database, request: ClaimRequest, chosen: Sequence[str], now_ms: int) -> list[str]:
+    """Compare and set: the ids that are ours now."""
     if not chosen:
         return []
-    token = request.lease_token
     lease_end = now_ms + request.attempt_limit_ms + LEASE_GRACE_MS
     locking = "FOR UPDATE SKIP LOCKED" if database.is_postgres else ""
     statement = _LEASE.format(places=_places(chosen), locking=locking)
-    leased = [row[0] for row in database.execute(statement, (token, lease_end, *chosen, now_ms, now_ms))]
+    with database.transaction():
+        return [
+            row[0] for row in database.execute(statement, (request.lease_token, lease_end, *chosen, now_ms, now_ms))
+        ]
+
+
+def _load(database: Database, leased: Sequence[str], token: str) -> list[ClaimedDelivery]:
     if not leased:
         return []
-    rows = database.execute(_LOAD.format(places=_places(leased)), leased)
-    return [_claimed(row, token) for row in rows]
+    return [_claimed(row, token) for row in database.execute(_LOAD.format(places=_places(leased)), leased)]
 
 
 def _claimed(row: Row, token: str) -> ClaimedDelivery:

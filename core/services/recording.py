@@ -11,14 +11,20 @@ from core.fairness import HEALTHY, HostHealth, health_after
 from core.services.claims import ClaimedDelivery, read_health
 from core.store.db import Database, Row
 
+# Parameters in VALUES have no type of their own: PostgreSQL takes a column of NULLs for text, hence the casts.
 _RECORD = """
-UPDATE delivery SET state = ?, due_ms = coalesce(?, due_ms), lease_token = NULL, last_status = ?, last_error = ?,
-                    finished_ms = ?
-WHERE id = ? AND lease_token = ?"""
+WITH result (state, due_ms, status, error, finished_ms, id, token) AS (VALUES {rows})
+UPDATE delivery SET state = result.state, due_ms = coalesce(CAST(result.due_ms AS BIGINT), delivery.due_ms),
+                    lease_token = NULL, last_status = result.status, last_error = result.error,
+                    finished_ms = CAST(result.finished_ms AS BIGINT)
+FROM result WHERE delivery.id = result.id AND delivery.lease_token = result.token"""
 _LOG_ATTEMPT = """
 INSERT INTO attempt (delivery_id, number, started_ms, duration_ms, status, error, response)
-VALUES (?, ?, ?, ?, ?, ?, ?)"""
-_SAVE_TEXT = "UPDATE message SET body_text = ? WHERE id = ? AND body_text IS NULL"
+VALUES {rows}"""
+_SAVE_TEXT = """
+WITH parsed (body_text, id) AS (VALUES {rows})
+UPDATE message SET body_text = parsed.body_text FROM parsed
+WHERE message.id = parsed.id AND message.body_text IS NULL"""
 _SAVE_HEALTH = """
 INSERT INTO target_health (target_host, failures, open_until_ms, is_slow) VALUES (?, ?, ?, ?)
 ON CONFLICT (target_host) DO UPDATE SET failures = excluded.failures, open_until_ms = excluded.open_until_ms,
@@ -45,10 +51,10 @@ def record(database: Database, finished: Sequence[FinishedAttempt], policy: Poli
         return
     # Rows are locked in the order of their ids, as everybody who locks several does: no deadlock.
     finished = sorted(finished, key=lambda entry: entry.delivery.delivery_id)
-    database.execute_many(_RECORD, [_state_row(entry, policy, now_ms) for entry in finished])
-    database.execute_many(_LOG_ATTEMPT, [_attempt_row(entry) for entry in finished])
+    database.execute_values(_RECORD, [_state_row(entry, policy, now_ms) for entry in finished])
+    database.execute_values(_LOG_ATTEMPT, [_attempt_row(entry) for entry in finished])
     texts = [(entry.body_text, entry.delivery.message_id) for entry in finished if entry.body_text]
-    database.execute_many(_SAVE_TEXT, texts)
+    database.execute_values(_SAVE_TEXT, texts)
     _record_health(database, finished, now_ms)
 
 

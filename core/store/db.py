@@ -32,6 +32,7 @@ SQLITE_PRAGMAS = {
     "mmap_size": 0,  # an I/O error must be an exception, not a signal
 }
 SQLITE_MINIMUM = (3, 35, 0)  # RETURNING
+MAX_PARAMETERS = 16_000  # of one statement; SQLite takes 32,766, PostgreSQL 65,535
 POSTGRES_CONNECT_TIMEOUT_S = 5
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 7_455_267  # any number of ours: pg_advisory_lock's key
@@ -76,6 +77,19 @@ class Database:
         if rows:
             with peewee.__exception_wrapper__:  # type: ignore[attr-defined]  # or a wrong row would look like an outage
                 self._peewee.connection().cursor().executemany(self._native(statement), rows)
+
+    def execute_values(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run one statement with all rows in the place of its `{rows}`, as `VALUES` takes them.
+
+        The driver lets other threads run at every step, and `execute_many` is a step for each row: with the write lock
+        held, a busy process would keep all others waiting.
+        """
+        if not rows:
+            return
+        at_once = max(1, MAX_PARAMETERS // len(rows[0]))
+        for start in range(0, len(rows), at_once):
+            some = rows[start : start + at_once]
+            self.execute(_with_rows(statement, len(some), len(some[0])), [value for row in some for value in row])
 
     def is_ready(self) -> bool:
         """Whether a query runs now."""
@@ -142,6 +156,12 @@ class Database:
 
     def _native(self, statement: str) -> str:
         return _with_percent_parameters(statement) if self.is_postgres else statement
+
+
+@lru_cache(maxsize=512)
+def _with_rows(statement: str, count: int, width: int) -> str:
+    row = f"({', '.join('?' * width)})"
+    return statement.replace("{rows}", ", ".join([row] * count))
 
 
 @lru_cache(maxsize=512)
