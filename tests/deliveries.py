@@ -69,8 +69,7 @@ class Deliveries:
 
     def claim(self, now_ms: int = NOW_MS, **changes: Any) -> Claim:
         """Claim once, as a worker of 64 threads that knows every host."""
-        with self.database.transaction():
-            return claim(self.database, claim_request(**changes), now_ms)
+        return claim(self.database, claim_request(**changes), now_ms)
 
     def record(
         self, claimed: ClaimedDelivery, status: int, now_ms: int = NOW_MS, policy: Policy = HTTP_POLICY, **fields: Any

@@ -107,8 +107,7 @@ def drain_with(url: str, found: Callable[[str], object], barrier: object) -> Non
     barrier.wait()  # type: ignore[attr-defined]
     empty = 0
     while empty < 2:
-        with database.transaction():
-            taken = ids(claim(database, claim_request(free_places=4, host_concurrency=10_000), NOW_MS))
+        taken = ids(claim(database, claim_request(free_places=4, host_concurrency=10_000), NOW_MS))
         empty = 0 if taken else empty + 1
         for delivery_id in taken:
             found(delivery_id)

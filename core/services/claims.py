@@ -44,10 +44,13 @@ _IN_FLIGHT = """
 SELECT target_host, count(*), min(due_ms) FROM delivery
 WHERE kind = ? AND lease_token IS NOT NULL AND due_ms > ? GROUP BY target_host"""
 _HEALTH = "SELECT target_host, failures, open_until_ms, is_slow FROM target_health"
+# The expressions keep PostgreSQL from the partial indexes, which in a busy queue are full of dead entries: with these
+# ids in hand, the primary key is always the way (measured: 10 to 300 ms against less than 1).
 _LEASE = """
+WITH free AS MATERIALIZED (
+    SELECT id FROM delivery WHERE id IN ({places}) AND state || '' = 'pending' AND due_ms + 0 <= ? {locking})
 UPDATE delivery SET lease_token = ?, due_ms = ?, attempts = attempts + 1, cycle_attempts = cycle_attempts + 1
-WHERE id IN (SELECT id FROM delivery WHERE id IN ({places}) AND state = 'pending' AND due_ms <= ? {locking})
-AND state = 'pending' AND due_ms <= ? RETURNING id"""
+FROM free WHERE delivery.id = free.id RETURNING delivery.id"""
 _RELEASE = """
 UPDATE delivery SET lease_token = NULL, due_ms = ?
 WHERE id IN (SELECT id FROM delivery WHERE kind = ? AND state = 'pending' AND lease_token IS NOT NULL
@@ -204,9 +207,7 @@ def _lease(database: Database, request: ClaimRequest, chosen: Sequence[str], now
     locking = "FOR UPDATE SKIP LOCKED" if database.is_postgres else ""
     statement = _LEASE.format(places=_places(chosen), locking=locking)
     with database.transaction():
-        return [
-            row[0] for row in database.execute(statement, (request.lease_token, lease_end, *chosen, now_ms, now_ms))
-        ]
+        return [row[0] for row in database.execute(statement, (*chosen, now_ms, request.lease_token, lease_end))]
 
 
 def _load(database: Database, leased: Sequence[str], token: str) -> list[ClaimedDelivery]:
