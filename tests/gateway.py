@@ -140,9 +140,7 @@ class Gateway:
     def deliveries(self) -> list[Row]:
         """State, attempts, last status and last error of each delivery, oldest first."""
         with self.database.reading():
-            return self.database.execute(
-                "SELECT state, attempts, last_status, last_error FROM delivery ORDER BY id"
-            )
+            return self.database.execute("SELECT state, attempts, last_status, last_error FROM delivery ORDER BY id")
 
     def wait_for_states(self, *states: str, timeout: float = 30.0) -> list[Row]:
         """Wait until the deliveries have exactly these states, oldest first."""

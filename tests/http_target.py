@@ -100,7 +100,9 @@ async def _serve(
     while head := await _read_head(reader):
         lines = head.decode("latin-1").split("\r\n")
         method, path, _ = lines[0].split(" ", 2)
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)}
+        headers = {
+            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)
+        }
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         target.record(Received(method, path, headers, body, time.monotonic(), connection))
         if not await _answer(target, path, writer):

@@ -101,9 +101,7 @@ def test_a_rejection_by_the_target_is_final_and_visible(gateway: Gateway, target
     assert gateway.wait_for_states("rejected") == [("rejected", 1, 404, None)]
 
 
-def test_mail_is_taken_while_redis_is_down_and_delivered_when_it_is_back(
-    gateway: Gateway, target: HttpTarget
-) -> None:
+def test_mail_is_taken_while_redis_is_down_and_delivered_when_it_is_back(gateway: Gateway, target: HttpTarget) -> None:
     mailbox = gateway.add_address(target.url())
     gateway.kill("redis")
 

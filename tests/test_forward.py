@@ -136,6 +136,7 @@ def test_cookies_of_a_target_are_not_kept(forwarder: Forwarder, target: HttpTarg
     for _ in range(2):
         forwarder.send(post(target.url("/cookie")))
     assert [request.headers.get("cookie") for request in target.received] == [None, None]
+    assert list(forwarder._session.cookies) == []
 
 
 # --- what comes back ---
