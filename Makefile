@@ -8,8 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # On a Debian machine as root, `make test` installs the programs that tests drive; elsewhere such tests skip.
-TEST_PACKAGES := postfix swaks postgresql redis-server curl jq
-TEST_PROGRAMS := postfix swaks initdb redis-server curl jq
+TEST_PACKAGES := postfix swaks postgresql redis-server curl jq strace
+TEST_PROGRAMS := postfix swaks initdb redis-server curl jq strace
 PYTEST_ARGS ?= -n 2
 
 .PHONY: up test lint bench lock clean programs

@@ -48,7 +48,7 @@ def stoppable_postgres() -> Iterator[PostgresServer]:
     folder = Path(tempfile.mkdtemp(prefix="pillarbox-pg-"))
     try:
         as_user = _unprivileged(folder)
-        subprocess.run([*as_user, initdb, "-D", folder / "db", "-A", "trust", "-U", "postgres", "-N"],
+        subprocess.run([*as_user, initdb, "-D", folder / "db", "-A", "trust", "-U", "postgres", "-N", "-E", "UTF8", "--locale=C.UTF-8"],
                        check=True, capture_output=True, cwd="/")  # fmt: skip
         settings = f"-c listen_addresses='' -c unix_socket_directories={folder} -c max_connections=200"
         server = PostgresServer(

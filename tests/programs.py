@@ -14,6 +14,8 @@ import pytest
 DEBIAN_PACKAGES = {
     "postfix": "postfix",
     "smtp-source": "postfix",
+    "sendmail": "postfix",
+    "postqueue": "postfix",
     "swaks": "swaks",
     "redis-server": "redis-server",
     "initdb": "postgresql",
