@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.programs import need_program
 
 ROOT = 0
+UNICODE = ("-E", "UTF8", "--locale=C.UTF-8")  # whatever the environment says: searches fold case by it
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def stoppable_postgres() -> Iterator[PostgresServer]:
     folder = Path(tempfile.mkdtemp(prefix="pillarbox-pg-"))
     try:
         as_user = _unprivileged(folder)
-        subprocess.run([*as_user, initdb, "-D", folder / "db", "-A", "trust", "-U", "postgres", "-N", "-E", "UTF8", "--locale=C.UTF-8"],
+        subprocess.run([*as_user, initdb, "-D", folder / "db", "-A", "trust", "-U", "postgres", "-N", *UNICODE],
                        check=True, capture_output=True, cwd="/")  # fmt: skip
         settings = f"-c listen_addresses='' -c unix_socket_directories={folder} -c max_connections=200"
         server = PostgresServer(
