@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from core.config import Settings
 
-if TYPE_CHECKING:
-    from inbound.session import InboundSession
+
+class OpenSession(Protocol):
+    """What can be asked of any open session."""
+
+    is_busy: bool
+    """Whether it is in the middle of a command or a message."""
+
+    def begin_shutdown(self) -> None:
+        """End it: at once when idle, else after the reply to what it is doing."""
+
+    def abort(self) -> None:
+        """Cut its connection."""
 
 
 class Connections:
     """The open sessions of a receiver process, counted by address."""
 
     def __init__(self, settings: Settings) -> None:
-        self.sessions: set[InboundSession] = set()
+        self.sessions: set[OpenSession] = set()
         self._by_ip: Counter[str] = Counter()
         self._settings = settings
 
-    def admit(self, session: InboundSession, ip: str) -> bool:
+    def admit(self, session: OpenSession, ip: str) -> bool:
         """Count a new session, unless there are too many."""
         if len(self.sessions) >= self._settings.max_connections:
             return False
@@ -29,7 +39,7 @@ class Connections:
         self._by_ip[ip] += 1
         return True
 
-    def leave(self, session: InboundSession, ip: str) -> None:
+    def leave(self, session: OpenSession, ip: str) -> None:
         """Forget a session that was admitted."""
         if session in self.sessions:
             self.sessions.remove(session)

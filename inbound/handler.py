@@ -14,9 +14,9 @@ from core.ids import new_time_ordered_id
 from core.routing import Refusal
 from inbound.acceptor import Acceptor, Conversation
 from inbound.book import CachedRoutes
+from inbound.mail_handler import InboundEnvelope
 from inbound.paths import NULL_PATH
 from inbound.replies import Reply, accepted, recipient_refused
-from inbound.session import InboundEnvelope
 from inbound.spool import MessageSpool, SpooledMessage
 
 MAX_HELO_LENGTH = 255

@@ -5,16 +5,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from core.config import Settings
+from inbound.mail_handler import InboundEnvelope, MailHandler
 from inbound.paths import NULL_PATH
 from inbound.replies import Reply
-
-if TYPE_CHECKING:
-    from inbound.session import InboundEnvelope, InboundSession
 
 COMMAND_OCTETS = 2_048
 """RFC 5321 asks for 512 and more for each extension; long mailboxes and parameters fit in this."""
@@ -35,11 +33,17 @@ def unconnected(settings: Settings) -> SMTP:
     return made
 
 
+class HandlingSession(Protocol):
+    """A session that knows who decides about its mail."""
+
+    handler: MailHandler
+
+
 class _Hooks:
     """aiosmtpd finds the hooks it calls by these names; the one object for all sessions."""
 
     async def handle_EHLO(
-        self, server: InboundSession, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+        self, server: HandlingSession, session: Session, envelope: Envelope, hostname: str, responses: list[str]
     ) -> list[str]:
         """Announce what there is, in one reply."""
         session.host_name = hostname
@@ -47,7 +51,7 @@ class _Hooks:
         return [responses[0], "250-PIPELINING", *kept, "250 ENHANCEDSTATUSCODES"]
 
     async def handle_MAIL(
-        self, server: InboundSession, session: Session, envelope: Envelope, address: str, options: list[str]
+        self, server: HandlingSession, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         """Any sender may try."""
         envelope.mail_from = address
@@ -55,9 +59,9 @@ class _Hooks:
         return Reply.SENDER_OK
 
     async def handle_RCPT(
-        self, server: InboundSession, session: Session, envelope: InboundEnvelope, address: str, options: list[str]
+        self, server: HandlingSession, session: Session, envelope: InboundEnvelope, address: str, options: list[str]
     ) -> str:
         """Whether the recipient is ours."""
         if address == NULL_PATH:
             return Reply.BAD_MAILBOX
-        return await server._handler.recipient(address, envelope)
+        return await server.handler.recipient(address, envelope)

@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import structlog
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, Session
 
 from core.addresses import parse_mailbox, strip_source_route
 from core.config import Settings
-from core.routing import Route
 from inbound.connections import Connections
 from inbound.hooks import COMMAND_OCTETS, unconnected
+from inbound.mail_handler import InboundEnvelope, MailHandler
 from inbound.paths import NULL_PATH, split_path
 from inbound.replies import Reply, with_enhanced_code
 from inbound.spool import END_OF_DATA, MessageSpool, Overflow, SpooledMessage
@@ -37,27 +37,6 @@ _OVERFLOW_REPLIES = {
 _T = TypeVar("_T")
 
 log = structlog.get_logger("receiver")
-
-
-class InboundEnvelope(Envelope):
-    """aiosmtpd's envelope, with the route found for each accepted recipient."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.routes: list[tuple[str, Route]] = []
-
-
-class MailHandler(Protocol):
-    """What decides about mail; raises whatever goes wrong."""
-
-    async def recipient(self, address: str, envelope: InboundEnvelope) -> str:
-        """The reply to RCPT; an accepted recipient has been added to the envelope."""
-
-    async def message(self, session: Session, envelope: InboundEnvelope, message: SpooledMessage) -> str:
-        """The reply to a complete message."""
-
-    def new_spool(self) -> MessageSpool:
-        """Where the bytes of one message go."""
 
 
 class SessionParts:
@@ -99,7 +78,7 @@ class InboundSession(SMTP):
         self.loop = loop
         self.tls_context = shared.tls
         self._smtp_methods = {verb: getattr(self, name) for verb, name in shared.methods}
-        self._handler = shared.handler
+        self.handler = shared.handler
         self._connections = shared.connections
         self._settings = shared.settings
         self._peer_ip = ""
@@ -304,7 +283,7 @@ class InboundSession(SMTP):
             return
         await self.push(Reply.START_MAIL_INPUT)
         try:
-            reply = await self._receive(self._handler.new_spool())
+            reply = await self._receive(self.handler.new_spool())
         finally:
             self._set_post_data_state()
         await self.push(reply)
@@ -331,7 +310,7 @@ class InboundSession(SMTP):
 
     async def _hand_over(self, session: Session, envelope: InboundEnvelope, message: SpooledMessage) -> str:
         try:
-            return await self._handler.message(session, envelope, message)
+            return await self.handler.message(session, envelope, message)
         finally:
             message.discard()
 
