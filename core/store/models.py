@@ -1,6 +1,6 @@
 """The tables, as peewee models. Times are milliseconds since the epoch (`core.clock`).
 
-What is read and written for every message goes by hand-written statements (`core.store.queries`); these serve the
+What is read and written for every message goes by hand-written statements (in `core.services`); these serve the
 rest, and say what the columns mean.
 """
 
