@@ -9,7 +9,7 @@ import hashlib
 import ipaddress
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,10 @@ from core.netguard import LOOPBACK, IPNetwork, TargetPolicy, parse_networks
 
 ENV_KEY = "env"
 DOC_KEY = "doc"
+ZERO_KEY = "zero"
 DEFAULT_DOMAIN = "pillarbox.test"
+AUTO = "auto"
+MTA_STS_MODES = ("enforce", "testing", "none")
 MAX_COUNT_DIGITS = 9
 EVERYTHING = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
@@ -45,8 +48,16 @@ class Listen:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+_NAMED_OR = "`auto`, `none`, `loopback`, `all`, or networks"
+
+
 def _setting(env: str, default: Any, doc: str) -> Any:
     return field(default=default, metadata={ENV_KEY: env, DOC_KEY: doc})
+
+
+def _limit(env: str, default: int, doc: str) -> Any:
+    """A number for which 0 means "no limit" or "off"."""
+    return field(default=default, metadata={ENV_KEY: env, DOC_KEY: doc, ZERO_KEY: True})
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +149,90 @@ class Settings:
         "Seconds a session may be silent between commands (RFC 5321: 5 minutes).",
     )
     data_timeout: int = _setting("PILLARBOX_DATA_TIMEOUT", 900, "Seconds one message may take to arrive.")
+    authentication: str = _setting(
+        "PILLARBOX_AUTHENTICATION",
+        "auto",
+        "Whether SPF, DKIM, DMARC and ARC are checked: `on`, `off`, or `auto` (off while HTTP and SMTP listen on "
+        "loopback and the domain is the default one, else on).",
+    )
+    authentication_timeout: int = _setting(
+        "PILLARBOX_AUTHENTICATION_TIMEOUT", 10, "Seconds the DNS has for all checks of one message; then `temperror`."
+    )
+    trusted_forwarders: str = _setting(
+        "PILLARBOX_TRUSTED_FORWARDERS",
+        "",
+        "Networks of hosts that forward your mail here (a backup MX, a list server): SPF is judged at the host "
+        "that handed the mail to them.",
+    )
+    trusted_sealers: str = _setting(
+        "PILLARBOX_TRUSTED_SEALERS",
+        "",
+        "Domains whose ARC seals are believed, separated by commas.",
+    )
+    spamd: str = _setting("PILLARBOX_SPAMD", "", "SpamAssassin's spamd, `host:port` or the path of its socket.")
+    rspamd: str = _setting("PILLARBOX_RSPAMD", "", "rspamd's worker, `http://host:11333`. Takes precedence over spamd.")
+    clamd: str = _setting("PILLARBOX_CLAMD", "", "ClamAV's clamd, `host:port` or the path of its socket.")
+    scan_timeout: int = _setting("PILLARBOX_SCAN_TIMEOUT", 15, "Seconds all scanners have for one message.")
+    inspection_threads: int = _setting(
+        "PILLARBOX_INSPECTION_THREADS", 16, "Messages that one receiver checks at once while their senders wait."
+    )
+    inline_threads: int = _setting(
+        "PILLARBOX_INLINE_THREADS", 64, "Inline POSTs that one receiver makes at once; mail beyond gets 450."
+    )
+    proxy_networks: str = _setting(
+        "PILLARBOX_PROXY_NETWORKS",
+        "",
+        "Networks of load balancers, which must begin each SMTP connection with a PROXY header (version 1 or 2).",
+    )
+    greeting_delay_ms: int = _limit(
+        "PILLARBOX_GREETING_DELAY_MS",
+        0,
+        "Milliseconds before the greeting; a client that talks before it is refused. 0 greets at once.",
+    )
+    tarpit_ms: int = _limit(
+        "PILLARBOX_TARPIT_MS", 250, "Milliseconds by which each refusal of a session delays its next reply; 0 for none."
+    )
+    rate_per_ip: int = _limit(
+        "PILLARBOX_RATE_PER_IP", 0, "Messages a minute from one address (or IPv6 /64), per receiver; 0 for no limit."
+    )
+    rate_per_domain: int = _limit(
+        "PILLARBOX_RATE_PER_DOMAIN", 0, "Messages a minute from one sender domain, per receiver; 0 for no limit."
+    )
+    max_hops: int = _setting(
+        "PILLARBOX_MAX_HOPS", 50, "Received headers of a message; one with more is taken for a loop and gets 554."
+    )
+    smart_host: str = _setting(
+        "PILLARBOX_SMART_HOST",
+        "",
+        "Relay for the mail we send, `host:port`. Default: the MX of each recipient.",
+    )
+    mta_sts: str = _setting(
+        "PILLARBOX_MTA_STS",
+        "testing",
+        "Mode of the MTA-STS policy served for custom domains: `enforce`, `testing` or `none`.",
+    )
+    tls_rpt: str = _setting(
+        "PILLARBOX_TLS_RPT",
+        "",
+        "Mail address or URL for TLS reports, shown with each custom domain as the record to publish.",
+    )
+    stored_url_hours: int = _setting(
+        "PILLARBOX_STORED_URL_HOURS", 168, "Hours for which URLs of the built-in store are good, at most 8760."
+    )
+    keep_raw_days: int = _limit(
+        "PILLARBOX_KEEP_RAW_DAYS", 30, "Days raw messages are kept after their last delivery ended; 0 for ever."
+    )
+    keep_parsed_days: int = _limit(
+        "PILLARBOX_KEEP_PARSED_DAYS",
+        30,
+        "Days what was read from messages is kept: searchable text, verdicts, files in the built-in store; 0 for ever.",
+    )
+    keep_attempts_days: int = _limit(
+        "PILLARBOX_KEEP_ATTEMPTS_DAYS", 90, "Days attempts and their answers are kept; 0 for ever."
+    )
+    keep_statuses_days: int = _limit(
+        "PILLARBOX_KEEP_STATUSES_DAYS", 90, "Days statuses, with all that belongs to them, are kept; 0 for ever."
+    )
     tls_cert: str = _setting(
         "PILLARBOX_TLS_CERT",
         "",
@@ -176,13 +271,40 @@ class Settings:
         """Which addresses targets may have."""
         return TargetPolicy(self._allowed_networks())
 
+    @property
+    def checks_authentication(self) -> bool:
+        """Whether SPF, DKIM, DMARC and ARC are checked."""
+        choice = self.authentication.lower()
+        return not self._is_for_trying if choice == AUTO else _read_switch("PILLARBOX_AUTHENTICATION", choice)
+
+    @property
+    def _is_for_trying(self) -> bool:
+        """Whether nobody but this machine can reach it, and under no real name."""
+        return self.http.is_loopback and self.smtp.is_loopback and self.domain == DEFAULT_DOMAIN
+
     def _allowed_networks(self) -> tuple[IPNetwork, ...]:
         choice = self.allow_private_targets.strip().lower()
-        if choice == "auto":
-            is_private = self.http.is_loopback and self.smtp.is_loopback and self.domain == DEFAULT_DOMAIN
-            return LOOPBACK if is_private else ()
+        if choice == AUTO:
+            return LOOPBACK if self._is_for_trying else ()
         named: dict[str, tuple[IPNetwork, ...]] = {"none": (), "loopback": LOOPBACK, "all": EVERYTHING}
-        return named[choice] if choice in named else parse_networks(choice)
+        return (
+            named[choice] if choice in named else parse_networks(choice, "PILLARBOX_ALLOW_PRIVATE_TARGETS", _NAMED_OR)
+        )
+
+    @property
+    def trusted_forwarder_networks(self) -> tuple[IPNetwork, ...]:
+        """Clients whose word on where a mail came from is taken."""
+        return parse_networks(self.trusted_forwarders, "PILLARBOX_TRUSTED_FORWARDERS")
+
+    @property
+    def trusted_sealer_domains(self) -> frozenset[str]:
+        """Lower-case domains whose ARC seals are believed."""
+        return frozenset(filter(None, (name.strip().lower() for name in self.trusted_sealers.split(","))))
+
+    @property
+    def proxy_sources(self) -> tuple[IPNetwork, ...]:
+        """Load balancers, which begin with a PROXY header."""
+        return parse_networks(self.proxy_networks, "PILLARBOX_PROXY_NETWORKS")
 
 
 UNIX_SOCKET_PATH_LIMIT = 100  # sun_path holds 108 octets on Linux, 104 on macOS
@@ -204,17 +326,18 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         name = entry.metadata[ENV_KEY]
         text = environment.get(name, "").strip()
         if text:
-            given[entry.name] = _read_value(name, text, entry.default)
+            given[entry.name] = _read_value(name, text, entry)
     settings = Settings(**given)
     _check(settings)
     return settings
 
 
-def _read_value(name: str, text: str, default: Any) -> Any:
+def _read_value(name: str, text: str, entry: Field[Any]) -> Any:
+    default = entry.default
     if isinstance(default, bool):
         return _read_switch(name, text)
     if isinstance(default, int):
-        return _read_count(name, text)
+        return 0 if ZERO_KEY in entry.metadata and text == "0" else _read_count(name, text)
     if isinstance(default, Listen):
         return read_listen(name, text)
     if isinstance(default, Path):
@@ -263,4 +386,10 @@ def _check(settings: Settings) -> None:
         raise ConfigurationError(
             f"PILLARBOX_LOG_LEVEL: {settings.log_level!r} is none of `debug`, `info`, `warning` or `error`"
         )
-    settings.target_policy  # noqa: B018 (reads, and so checks, the list of networks)
+    if settings.mta_sts not in MTA_STS_MODES:
+        raise ConfigurationError(f"PILLARBOX_MTA_STS: {settings.mta_sts!r} is none of `enforce`, `testing` or `none`")
+    # Reading these checks them.
+    settings.target_policy  # noqa: B018
+    settings.checks_authentication  # noqa: B018
+    settings.trusted_forwarder_networks  # noqa: B018
+    settings.proxy_sources  # noqa: B018

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from core.verdicts import Verdicts
+
+NO_VERDICTS = Verdicts()
+
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
@@ -26,3 +30,6 @@ class Envelope:
     """Hex MD5 of the raw message: an identifier shown to customers, not a security measure."""
     received_at: datetime
     """When the last byte of DATA was read, in UTC."""
+    verdicts: Verdicts = NO_VERDICTS
+    store_url: str | None = None
+    """Where the whole message is stored, when the address asks for that."""

@@ -50,16 +50,16 @@ def is_public(address: IPAddress) -> bool:
     return embedded is None or (embedded.is_global and not embedded.is_multicast)
 
 
-def parse_networks(text: str) -> tuple[IPNetwork, ...]:
-    """Read a comma-separated list of networks. Raises `ConfigurationError`."""
+def parse_networks(text: str, setting: str = "networks", also: str = "networks") -> tuple[IPNetwork, ...]:
+    """Read a comma-separated list of networks. Raises `ConfigurationError`, which names the setting and what else it
+    takes."""
     networks: list[IPNetwork] = []
     for item in filter(None, (piece.strip() for piece in text.split(","))):
         try:
             networks.append(ipaddress.ip_network(item))
         except ValueError as error:
             raise ConfigurationError(
-                f"PILLARBOX_ALLOW_PRIVATE_TARGETS: {item!r} is not a network like 10.0.0.0/8 ({error}); "
-                "use `auto`, `none`, `loopback`, `all`, or networks separated by commas"
+                f"{setting}: {item!r} is not a network like 10.0.0.0/8 ({error}); use {also} separated by commas"
             ) from error
     return tuple(networks)
 

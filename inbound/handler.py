@@ -33,11 +33,20 @@ class InboundHandler:
         self._acceptor = acceptor
         self._spool_folder = spool_folder
 
-    def new_spool(self) -> MessageSpool:
-        """Where the bytes of one message go."""
+    def new_spool(self, envelope: InboundEnvelope) -> MessageSpool:
+        """Where the bytes of one message go, as many as its recipients take."""
         return MessageSpool(self._spool_folder, self._settings.max_message_size, self._settings.max_line_length)
 
-    async def recipient(self, address: str, envelope: InboundEnvelope) -> str:
+    def oversize_reply(self, envelope: InboundEnvelope) -> str:
+        """The reply to a message larger than its recipients take."""
+        return Reply.MESSAGE_TOO_LARGE
+
+    async def sender(self, address: str, session: Session, envelope: InboundEnvelope) -> str:
+        """Any sender may try."""
+        envelope.mail_from = address
+        return Reply.SENDER_OK
+
+    async def recipient(self, address: str, session: Session, envelope: InboundEnvelope) -> str:
         """Accept the recipient into the envelope, or say why not."""
         mailbox = parse_mailbox(address)
         if mailbox is None:

@@ -14,6 +14,7 @@ from inbound.mail_handler import InboundEnvelope, MailHandler
 from inbound.paths import NULL_PATH
 from inbound.replies import Reply
 
+MAX_SIZE_DIGITS = 20  # RFC 1870 section 3
 COMMAND_OCTETS = 2_048
 """RFC 5321 asks for 512 and more for each extension; long mailboxes and parameters fit in this."""
 
@@ -51,12 +52,12 @@ class _Hooks:
         return [responses[0], "250-PIPELINING", *kept, "250 ENHANCEDSTATUSCODES"]
 
     async def handle_MAIL(
-        self, server: HandlingSession, session: Session, envelope: Envelope, address: str, options: list[str]
+        self, server: HandlingSession, session: Session, envelope: InboundEnvelope, address: str, options: list[str]
     ) -> str:
-        """Any sender may try."""
-        envelope.mail_from = address
+        """Whether the sender may try."""
         envelope.mail_options.extend(options)
-        return Reply.SENDER_OK
+        envelope.declared_size = declared_size(options)
+        return await server.handler.sender(address, session, envelope)
 
     async def handle_RCPT(
         self, server: HandlingSession, session: Session, envelope: InboundEnvelope, address: str, options: list[str]
@@ -64,4 +65,13 @@ class _Hooks:
         """Whether the recipient is ours."""
         if address == NULL_PATH:
             return Reply.BAD_MAILBOX
-        return await server.handler.recipient(address, envelope)
+        return await server.handler.recipient(address, session, envelope)
+
+
+def declared_size(options: list[str]) -> int | None:
+    """The SIZE that MAIL declares (RFC 1870), if it does."""
+    for option in options:
+        name, _, value = option.partition("=")
+        if name.upper() == "SIZE" and value.isascii() and value.isdigit() and len(value) <= MAX_SIZE_DIGITS:
+            return int(value)
+    return None

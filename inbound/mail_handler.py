@@ -16,16 +16,24 @@ class InboundEnvelope(Envelope):
     def __init__(self) -> None:
         super().__init__()
         self.routes: list[tuple[str, Route]] = []
+        self.declared_size: int | None = None
+        """The SIZE parameter of MAIL (RFC 1870)."""
 
 
 class MailHandler(Protocol):
     """What decides about mail; raises whatever goes wrong."""
 
-    async def recipient(self, address: str, envelope: InboundEnvelope) -> str:
+    async def sender(self, address: str, session: Session, envelope: InboundEnvelope) -> str:
+        """The reply to MAIL; an accepted sender has been put into the envelope."""
+
+    async def recipient(self, address: str, session: Session, envelope: InboundEnvelope) -> str:
         """The reply to RCPT; an accepted recipient has been added to the envelope."""
 
     async def message(self, session: Session, envelope: InboundEnvelope, message: SpooledMessage) -> str:
         """The reply to a complete message."""
 
-    def new_spool(self) -> MessageSpool:
-        """Where the bytes of one message go."""
+    def new_spool(self, envelope: InboundEnvelope) -> MessageSpool:
+        """Where the bytes of one message go, as many as its recipients take."""
+
+    def oversize_reply(self, envelope: InboundEnvelope) -> str:
+        """The reply to a message larger than its recipients take."""

@@ -65,6 +65,8 @@ class Attachment:
     """`inline` only when the HTML body refers to this part's Content-ID."""
     content_id: str | None
     """Without angle brackets."""
+    url: str | None = None
+    """Where the content is stored; payloads then carry this in its place."""
 
     @property
     def size(self) -> int:

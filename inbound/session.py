@@ -29,7 +29,6 @@ DRAIN_FACTOR = 3
 """A client that sends this many times the size limit is cut off instead of being read to the end."""
 
 _OVERFLOW_REPLIES = {
-    Overflow.SIZE: Reply.MESSAGE_TOO_LARGE,
     Overflow.LINE: Reply.DATA_LINE_TOO_LONG,
     Overflow.STORAGE: Reply.STORAGE_FULL,
 }
@@ -283,7 +282,7 @@ class InboundSession(SMTP):
             return
         await self.push(Reply.START_MAIL_INPUT)
         try:
-            reply = await self._receive(self.handler.new_spool())
+            reply = await self._receive(self.handler.new_spool(self.envelope))
         finally:
             self._set_post_data_state()
         await self.push(reply)
@@ -302,7 +301,8 @@ class InboundSession(SMTP):
         if message is None:
             if spool.failure is not None:
                 log.error("the message folder cannot be written to", reason=str(spool.failure))
-            return _OVERFLOW_REPLIES[spool.overflow or Overflow.SIZE]
+            known = _OVERFLOW_REPLIES.get(spool.overflow or Overflow.SIZE)
+            return known or self.handler.oversize_reply(self.envelope)
         reply = await asyncio.shield(self._hand_over(self.session, self.envelope, message))
         if reply.startswith("2"):
             self._commands = 0

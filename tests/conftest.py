@@ -14,7 +14,9 @@ from tests.postgres_server import running_postgres
 
 NOW_MS = 1_790_000_000_000
 """The moment at which most tests happen."""
-TABLES = "account, credential, address, custom_domain, message, raw_message, delivery, attempt, target_health"
+TABLES = (
+    "account, credential, address, custom_domain, message, raw_message, delivery, attempt, target_health, rule, secret"
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,11 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from core.config import DOC_KEY, ENV_KEY, UNIX_SOCKET_PATH_LIMIT, Listen, Settings, load_settings, private_redis_socket
+from core.config import (
+    DOC_KEY,
+    ENV_KEY,
+    UNIX_SOCKET_PATH_LIMIT,
+    ZERO_KEY,
+    Listen,
+    Settings,
+    load_settings,
+    private_redis_socket,
+)
 from core.errors import ConfigurationError, TargetBlocked
 from core.netguard import LOOPBACK
 
-COUNTS = [entry.metadata[ENV_KEY] for entry in fields(Settings) if type(entry.default) is int]
+COUNTS = [
+    entry.metadata[ENV_KEY]
+    for entry in fields(Settings)
+    if type(entry.default) is int and ZERO_KEY not in entry.metadata
+]
+LIMITS = [entry.metadata[ENV_KEY] for entry in fields(Settings) if ZERO_KEY in entry.metadata]
 
 
 def test_nothing_needs_to_be_set() -> None:
@@ -59,6 +73,13 @@ def test_given_values_are_read_by_the_type_of_their_default() -> None:
     assert settings.api_url == "https://mail.example.com"
 
 
+@pytest.mark.parametrize("name", LIMITS)
+def test_0_switches_a_limit_off(name: str) -> None:
+    entry = next(entry for entry in fields(Settings) if entry.metadata[ENV_KEY] == name)
+    assert getattr(load_settings({name: "0"}), entry.name) == 0
+    assert getattr(load_settings({name: "7"}), entry.name) == 7
+
+
 def test_an_empty_value_means_the_default() -> None:
     assert load_settings({entry.metadata[ENV_KEY]: "  " for entry in fields(Settings)}) == Settings()
 
@@ -86,6 +107,10 @@ def test_an_empty_value_means_the_default() -> None:
         ("PILLARBOX_CA_FILE", "/nowhere/ca.pem", "give one in PEM form"),
         ("PILLARBOX_LOG_LEVEL", "loud", "`debug`, `info`, `warning` or `error`"),
         ("PILLARBOX_ALLOW_PRIVATE_TARGETS", "10.0.0.1/8", "`auto`, `none`, `loopback`, `all`, or networks"),
+        ("PILLARBOX_AUTHENTICATION", "maybe", "neither `on` nor `off`"),
+        ("PILLARBOX_MTA_STS", "maybe", "`enforce`, `testing` or `none`"),
+        ("PILLARBOX_TRUSTED_FORWARDERS", "10.0.0.1/8", "use networks separated by commas"),
+        ("PILLARBOX_PROXY_NETWORKS", "balancer", "use networks separated by commas"),
         ("PILLARBOX_ALLOW_PRIVATE_TARGETS", "none,loopback", "`auto`, `none`, `loopback`, `all`, or networks"),
     ],
 )

@@ -92,7 +92,7 @@ def test_everything_in_an_allowed_network_may_be_called(address: ipaddress.IPv4A
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "banana", "10.0.0.0/99", "10.0.0.0/8;fd00::/8"])
 def test_a_wrong_network_names_the_setting_and_the_cure(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"PILLARBOX_ALLOW_PRIVATE_TARGETS: .* 10\.0\.0\.0/8"):
-        parse_networks(text)
+        parse_networks(text, "PILLARBOX_ALLOW_PRIVATE_TARGETS")
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ ORDER BY created_ms DESC, id DESC LIMIT ? OFFSET ?"""  # noqa: S608 (a constant)
 _GET = f"SELECT {_COLUMNS} FROM address WHERE id = ? AND account_id = ? AND deleted_ms IS NULL"  # noqa: S608
 _EXISTS = "SELECT 1 FROM address WHERE id = ? AND account_id = ?"
 _INSERT = """
-INSERT INTO address (id, account_id, target, target_format, nickname, attachments, secret, created_ms, updated_ms)
-VALUES (?, ?, ?, ?, ?, '{}', ?, ?, ?)"""
+INSERT INTO address (id, account_id, target, target_format, nickname, secret, created_ms, updated_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 _UPDATE = "UPDATE address SET target = ?, target_format = ?, nickname = ?, updated_ms = ? WHERE id = ?"
 _DELETE = "UPDATE address SET deleted_ms = ? WHERE id = ? AND account_id = ? AND deleted_ms IS NULL"
 _DELETE_DOMAINS = "UPDATE custom_domain SET deleted_ms = ? WHERE address_id = ? AND deleted_ms IS NULL"

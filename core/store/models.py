@@ -45,7 +45,7 @@ class Address(_Table):
     target = peewee.TextField()
     target_format = peewee.CharField(max_length=16)  # core.formats.TargetFormat
     nickname = peewee.TextField(null=True)
-    attachments = peewee.TextField(default="{}")  # the attachment store, as JSON
+    settings = peewee.TextField(default="{}")  # core.address_settings.AddressSettings, as JSON
     secret = peewee.TextField()  # Standard Webhooks
     created_ms = peewee.BigIntegerField()
     updated_ms = peewee.BigIntegerField()
@@ -79,6 +79,7 @@ class Message(_Table):
     header_from = peewee.TextField(null=True)
     header_message_id = peewee.TextField(null=True)
     body_text = peewee.TextField(null=True)  # the beginning of the text, once parsed, to search in
+    verdicts = peewee.TextField(null=True)  # core.verdicts.Verdicts, as JSON, once the checks were made
     received_ms = peewee.BigIntegerField()
 
 
@@ -109,6 +110,10 @@ class Delivery(_Table):
     lease_token = peewee.CharField(max_length=36, null=True)
     last_status = peewee.IntegerField(null=True)
     last_error = peewee.TextField(null=True)
+    judgement = peewee.TextField(null=True)  # core.rules.Judgement, as JSON, once the rules were asked
+    is_released = peewee.BooleanField(default=False)  # from quarantine, by a person: rules do not hold it again
+    fingerprint = peewee.CharField(max_length=64, null=True)  # of envelope and bytes, where duplicates are recognised
+    detail = peewee.TextField(null=True)  # what a delivery that is no mail carries, as JSON
     created_ms = peewee.BigIntegerField()
     finished_ms = peewee.BigIntegerField(null=True)
 
@@ -134,4 +139,28 @@ class TargetHealth(_Table):
     is_slow = peewee.BooleanField()
 
 
-MODELS = (Account, Credential, Address, CustomDomain, Message, RawMessage, Delivery, Attempt, TargetHealth)
+class Rule(_Table):
+    """A rule of an account, or of one of its addresses (`core.rules`)."""
+
+    id = peewee.CharField(max_length=16, primary_key=True)
+    account = peewee.ForeignKeyField(Account, on_delete="CASCADE")
+    address = peewee.ForeignKeyField(Address, null=True, on_delete="CASCADE")  # None: for all of the account's
+    position = peewee.IntegerField()  # the lowest is asked first
+    action = peewee.CharField(max_length=16)
+    conditions = peewee.TextField()  # JSON
+    note = peewee.TextField(null=True)
+    created_ms = peewee.BigIntegerField()
+    updated_ms = peewee.BigIntegerField()
+
+
+class Secret(_Table):
+    """A secret that all processes of the gateway share, made when it is first needed."""
+
+    name = peewee.CharField(max_length=40, primary_key=True)
+    value = peewee.TextField()
+
+
+MODELS = (
+    *(Account, Credential, Address, CustomDomain, Message, RawMessage, Delivery, Attempt, TargetHealth, Rule),
+    Secret,
+)
