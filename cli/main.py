@@ -43,14 +43,13 @@ def up(settings: Settings) -> None:
 def smtp(settings: Settings) -> None:
     """Run one receiver; several may share the port."""
     from cli.file_limit import raise_open_file_limit
-    from core.delivery import DeliveryKind
     from core.store.db import Database
     from inbound.server import serve
     from workers.doorbell import Doorbell
 
     raise_open_file_limit()
     bell = Doorbell(settings.redis_location)
-    serve(settings, Database(settings.database_location), lambda: bell.ring(DeliveryKind.INBOUND))
+    serve(settings, Database(settings.database_location), bell.ring)
 
 
 @cli.command()

@@ -25,6 +25,11 @@ def to_datetime(moment_ms: int) -> datetime:
     return datetime.fromtimestamp(moment_ms / 1000, UTC)
 
 
+def to_ms(moment: datetime) -> int:
+    """The same moment as the store keeps it."""
+    return int(moment.timestamp() * 1000)
+
+
 def to_rfc3339(moment_ms: int) -> str:
     """E.g. `2026-08-24T14:15:22.123Z` (RFC 3339), as the API prints every time."""
     return to_datetime(moment_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")

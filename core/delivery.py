@@ -1,7 +1,8 @@
 """THE state machine: one pure function decides what becomes of a delivery after each attempt.
 
-A POST to a target is a delivery; so will be an event webhook or an SMTP recipient. A transport only reports an
-`Outcome`; `decide` turns it into the next state; schedules and exceptions are data in a `Policy`.
+A POST to a target is a delivery; so are an error callback and a bounce, and so will be an event webhook or an SMTP
+recipient. A transport only reports an `Outcome`; `decide` turns it into the next state; schedules and exceptions are
+data in a `Policy`.
 """
 
 from __future__ import annotations
@@ -19,15 +20,31 @@ class DeliveryKind(StrEnum):
     """What is being delivered, and so which transport carries it."""
 
     INBOUND = "inbound"
+    """A received mail, POSTed to a URL."""
+    FORWARD = "forward"
+    """A received mail, sent on to a mailbox. Hosts are far slower than URLs: these are worked on apart."""
+    ERROR_CALLBACK = "error_callback"
+    """A POST that tells of an attempt that failed (`core.services.notices`)."""
+    BOUNCE = "bounce"
+    """A DSN of ours, by SMTP, to the sender of a mail that the target rejected."""
+
+
+RECEIVED_KINDS = (DeliveryKind.INBOUND, DeliveryKind.FORWARD)
+"""Received mail on its way to its target: what customers see as incoming statuses."""
 
 
 class DeliveryState(StrEnum):
-    """Where a delivery stands. Only PENDING is ever worked on; the others end it until somebody replays it."""
+    """Where a delivery stands. Only PENDING is ever worked on; the others end it until somebody replays it, releases it
+    (QUARANTINED) or, with DEFERRED, its sender comes again."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
     REJECTED = "rejected"
     EXHAUSTED = "exhausted"
+    QUARANTINED = "quarantined"
+    """A rule or a check holds it."""
+    DEFERRED = "deferred"
+    """The sender of an inline mail was told to come again, and keeps it until then."""
 
 
 class Verdict(StrEnum):
@@ -36,6 +53,8 @@ class Verdict(StrEnum):
     ACCEPTED = "accepted"
     TEMPORARY = "temporary"
     PERMANENT = "permanent"
+    HELD = "held"
+    """No attempt was made: a rule or a check says that it must not be, for now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +72,10 @@ class Outcome:
     """The first `RESPONSE_EXCERPT_BYTES` of a failing answer."""
     retry_after_ms: int | None = None
     """What a `Retry-After` header asked for, counted from the end of the attempt."""
+    refusal_text: str | None = None
+    """What a refusing target wants the sender to read: the beginning of a `text/plain` answer."""
+    is_timeout: bool = False
+    """Whether the target was asked and the time ran out."""
     is_our_fault: bool = False
     """Whether the target was never asked, because something failed on our side."""
 
@@ -71,6 +94,8 @@ class Policy:
     """A `Retry-After` beyond this is cut to it: a target must not park mail for a year."""
     temporary_statuses: frozenset[int] = field(default_factory=frozenset)
     """4xx statuses that mean "later", not "never"."""
+    is_retried_by_sender: bool = False
+    """Whether the sender still has the mail, and is the one to try again."""
 
 
 HTTP_POLICY = Policy(
@@ -87,6 +112,17 @@ HTTP_POLICY = Policy(
 """65 to 71.4 hours of pauses, by jitter, so that the last attempt falls within the three days. Standard Webhooks
 recommends some 75 hours, SendGrid keeps three days. 408, 425 and 429 say "not now" (RFC 9110 section 15.5.9,
 RFC 8470, RFC 6585)."""
+
+
+INLINE_POLICY = Policy(
+    schedule_ms=(),
+    give_up_after_ms=0,
+    jitter=0.0,
+    max_retry_after_ms=0,
+    temporary_statuses=HTTP_POLICY.temporary_statuses,
+    is_retried_by_sender=True,
+)
+"""The sender waits for the target's answer, and has a retry schedule of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +165,10 @@ def decide(progress: Progress, outcome: Outcome, policy: Policy, now_ms: int, ch
         return Decision(DeliveryState.DELIVERED)
     if outcome.verdict is Verdict.PERMANENT:
         return Decision(DeliveryState.REJECTED)
+    if outcome.verdict is Verdict.HELD:
+        return Decision(DeliveryState.QUARANTINED)
+    if policy.is_retried_by_sender:
+        return Decision(DeliveryState.DEFERRED)
     return _postpone(progress, outcome, policy, now_ms, chance)
 
 

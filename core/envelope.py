@@ -33,3 +33,5 @@ class Envelope:
     verdicts: Verdicts = NO_VERDICTS
     store_url: str | None = None
     """Where the whole message is stored, when the address asks for that."""
+    flags: tuple[str, ...] = ()
+    """Names of the rules and checks that flagged the message (`core.address_settings.FailAction.FLAG`)."""

@@ -11,3 +11,7 @@ class TargetFormat(StrEnum):
     JSON_N = "json+n"
     MULTIPART_N = "multipart+n"
     RAW = "raw"
+    JSON = "json"
+    MULTIPART = "multipart"
+    ORIGINAL = "original"
+    POSTMARK = "postmark"

@@ -15,6 +15,7 @@ ACCOUNT_ID_BYTES = 8
 WORKER_ID_BYTES = 8
 API_KEY_BYTES = 24
 SIGNING_SECRET_BYTES = 32  # Standard Webhooks asks for 24 to 64 bytes
+_TIME_BITS_MAX = (1 << 48) - 1
 SIGNING_SECRET_PREFIX = "whsec_"  # noqa: S105 (a public prefix, not a secret)
 
 
@@ -26,6 +27,12 @@ def new_time_ordered_id(now_ms: int | None = None) -> str:
     value = value & ~(0xF << 76) | 7 << 76
     value = value & ~(0x3 << 62) | 2 << 62
     return str(uuid.UUID(int=value))
+
+
+def first_id_at(moment_ms: int) -> str:
+    """No time-ordered id (UUID version 7) made at or after that moment sorts before this."""
+    digits = f"{min(max(moment_ms, 0), _TIME_BITS_MAX):012x}"
+    return f"{digits[:8]}-{digits[8:]}-0000-0000-000000000000"
 
 
 def new_address_id() -> str:

@@ -19,6 +19,7 @@ LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that IANA has given out; `is_global` says yes to more
 MAX_URL_LENGTH = 2_000
+MAILTO = "mailto"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -86,10 +87,20 @@ def check_url(field: str, url: str) -> str:
 
 
 def target_host(url: str) -> str:
-    """`scheme://host:port` of a checked URL: what fairness counts by. Holds no credentials."""
+    """`scheme://host:port` of a checked URL: what fairness counts by. Holds no credentials.
+
+    Of a mailbox it is its domain, `mailto://example.com`.
+    """
     parts = urlsplit(url)
+    if parts.scheme == MAILTO:
+        return f"{MAILTO}://{parts.path.rpartition('@')[2].lower()}"
     host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{parts.port or DEFAULT_PORTS[parts.scheme]}"
+
+
+def is_mailbox(target: str) -> bool:
+    """Whether a target is a mailbox that mail is forwarded to, not a URL it is POSTed to."""
+    return target.startswith(f"{MAILTO}:")
 
 
 def _contains(network: IPNetwork, address: IPAddress) -> bool:

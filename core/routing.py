@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import Protocol
 
 import re2
 
+from core.address_settings import DEFAULT_ADDRESS_SETTINGS, AddressSettings, DeliveryMode
 from core.addresses import Mailbox
+from core.delivery import DeliveryKind
 from core.errors import InvalidField
+from core.netguard import is_mailbox
+from core.rules import Rule
 
 WILDCARD_PREFIX = "*."
 MAX_REGEX_LENGTH = 1_000
@@ -32,6 +36,8 @@ class AddressEntry:
     address_id: str
     account_id: str
     target: str
+    settings: AddressSettings = DEFAULT_ADDRESS_SETTINGS
+    secret: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +60,40 @@ class Route:
     """Set only when the domain has a target of its own: such mail is another delivery."""
     target: str
     """The URL as it stands now; each attempt reads it afresh."""
+    settings: AddressSettings = DEFAULT_ADDRESS_SETTINGS
+    secret: str = ""
+    """With which POSTs for this address are signed."""
+    rules: tuple[Rule, ...] = ()
+    """Those of the account and of the address, in their order."""
+    returns_to: str | None = None
+    """For a bounce to a sender that we had rewritten (`core.srs`): the mailbox it goes back to."""
 
     @property
     def delivery_key(self) -> tuple[str, str | None]:
         """Recipients of one transaction with the same key share one delivery."""
-        return (self.address_id, self.custom_domain_id)
+        return (self.address_id, self.returns_to or self.custom_domain_id)
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether its target's answer is the sender's answer."""
+        return self.settings.mode is DeliveryMode.INLINE and not self.is_forwarded
+
+    @property
+    def is_forwarded(self) -> bool:
+        """Whether its target is a mailbox."""
+        return is_mailbox(self.target)
+
+    @property
+    def kind(self) -> DeliveryKind:
+        """What its delivery is."""
+        if self.returns_to is not None:
+            return DeliveryKind.BOUNCE
+        return DeliveryKind.FORWARD if self.is_forwarded else DeliveryKind.INBOUND
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing about it asks for a look at the mail before it is taken."""
+        return self.settings == DEFAULT_ADDRESS_SETTINGS and not self.rules and not self.is_forwarded
 
 
 class AddressBook(Protocol):
@@ -69,6 +104,9 @@ class AddressBook(Protocol):
 
     def find_domains(self, names: tuple[str, ...]) -> dict[str, DomainEntry]:
         """The custom domains among `names`, wildcards included, by name."""
+
+    def find_rules(self, account_id: str, address_id: str) -> tuple[Rule, ...]:
+        """The rules that mail to an address is judged by, in their order."""
 
 
 def resolve(mailbox: Mailbox, receiving_domain: str, book: AddressBook) -> Route | Refusal:
@@ -85,7 +123,7 @@ def _resolve_default(mailbox: Mailbox, book: AddressBook) -> Route | Refusal:
     entry = book.find_address(mailbox.untagged_local)
     if entry is None:
         return Refusal.UNKNOWN
-    return Route(entry.account_id, entry.address_id, None, entry.target)
+    return _route(entry, book)
 
 
 def _resolve_custom(mailbox: Mailbox, book: AddressBook) -> Route | Refusal:
@@ -98,8 +136,20 @@ def _resolve_custom(mailbox: Mailbox, book: AddressBook) -> Route | Refusal:
         return Refusal.PATTERN_MISMATCH
     address = entry.address
     if entry.domain_target is None:
-        return Route(address.account_id, address.address_id, None, address.target)
-    return Route(address.account_id, address.address_id, entry.custom_domain_id, entry.domain_target)
+        return _route(address, book)
+    return replace(_route(address, book), custom_domain_id=entry.custom_domain_id, target=entry.domain_target)
+
+
+def _route(entry: AddressEntry, book: AddressBook) -> Route:
+    return Route(
+        account_id=entry.account_id,
+        address_id=entry.address_id,
+        custom_domain_id=None,
+        target=entry.target,
+        settings=entry.settings,
+        secret=entry.secret,
+        rules=book.find_rules(entry.account_id, entry.address_id),
+    )
 
 
 def candidate_domains(domain: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import orjson
 
 from core.delivery import DeliveryState
+from core.ids import first_id_at
 from core.search_dates import Span, parse_date
 
 LIKE_ESCAPE = "!"  # a backslash would mean something of its own to some SQL dialects
@@ -21,7 +22,6 @@ MAX_WILDCARDS = 8
 """In one term: each multiplies the ways in which LIKE may have to look."""
 MAX_STATUS = 999
 _STATUS = re.compile(r"[0-9]{1,3}")
-_TIME_BITS_MAX = (1 << 48) - 1
 
 
 class BadTerm(ValueError):
@@ -210,12 +210,6 @@ class ChoiceField:
         return any_of(list(self.choices.values()))
 
 
-def first_id_at(moment_ms: int) -> str:
-    """No time-ordered id (UUID version 7) made at or after that moment sorts before this."""
-    digits = f"{min(max(moment_ms, 0), _TIME_BITS_MAX):012x}"
-    return f"{digits[:8]}-{digits[8:]}-0000-0000-000000000000"
-
-
 def all_of(conditions: list[Condition]) -> Condition:
     """AND."""
     return _joined(" AND ", conditions)
@@ -245,13 +239,17 @@ def _read_date(value: Value, now_ms: int) -> Span:
         raise BadTerm(str(error)) from error
 
 
-_DELAYED = Condition("(d.state = 'pending' AND d.last_status IS NOT NULL AND d.last_status NOT BETWEEN 200 AND 299)")
+_DELAYED = Condition(
+    "(d.state = 'deferred' OR "
+    "(d.state = 'pending' AND d.last_status IS NOT NULL AND d.last_status NOT BETWEEN 200 AND 299))"
+)
 STATUS_FIELDS: Mapping[str, Field] = {
     "status": StatusField("d.last_status"),
     "status_category": ChoiceField({
         "successful": Condition("d.state = 'delivered'"),
         "delayed": _DELAYED,
         "failed": Condition("d.state IN ('rejected', 'exhausted')"),
+        "quarantined": Condition("d.state = 'quarantined'"),
     }),
     "state": ChoiceField({state.value: Condition("d.state = ?", (state.value,)) for state in DeliveryState}),
     "from": TextField(("m.mail_from", "m.header_from")),

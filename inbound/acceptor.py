@@ -12,13 +12,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from core.clock import Clock
+from core.delivery import DeliveryKind
 from core.errors import StorageUnavailable
-from core.routing import Route
 from core.services.acceptance import AcceptedMail, is_stored, store_accepted
 from core.store.blobs import BlobStore
 from core.store.db import Database
-from inbound.headers import read_summary
 from inbound.spool import SpooledMessage
 
 MAX_BATCH = 100
@@ -28,19 +26,6 @@ COMMIT_S = 60.0
 _STOP = None
 
 log = structlog.get_logger("receiver")
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """What the SMTP session said around one message."""
-
-    message_id: str
-    mail_from: str
-    recipients: tuple[tuple[str, Route], ...]
-    helo: str
-    remote_ip: str
-    tls_version: str | None
-    tls_cipher: str | None
 
 
 @dataclass(slots=True)
@@ -59,15 +44,13 @@ class Acceptor:
         self,
         database: Database,
         blobs: BlobStore,
-        ring: Callable[[], None],
-        clock: Clock,
+        ring: Callable[[DeliveryKind], None],
         commit_s: float = COMMIT_S,
     ) -> None:
         self._database = database
         self._commit_s = commit_s
         self._blobs = blobs
         self._ring = ring
-        self._clock = clock
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._blob_threads = ThreadPoolExecutor(BLOB_THREADS, thread_name_prefix="blob")
         self._thread = threading.Thread(target=self._commit_until_stopped, name="committer", daemon=True)
@@ -82,14 +65,13 @@ class Acceptor:
         self._waiting.put(_STOP)
         self._thread.join()
 
-    async def accept(self, conversation: Conversation, message: SpooledMessage) -> None:
-        """Return once the message is durable. Raises `StorageUnavailable`.
+    async def accept(self, mail: AcceptedMail, message: SpooledMessage) -> None:
+        """Return once the message is durable, or known to be from when it came before. Raises `StorageUnavailable`.
 
         Runs to its end even when the session that waits is gone: its client may have given up just before our 250,
         and will send again, but what is stored must be whole.
         """
         loop = asyncio.get_running_loop()
-        mail = _describe(conversation, message, self._clock())
         if message.path is not None:
             await loop.run_in_executor(self._blob_threads, self._blobs.put_file, mail.message_id, message.path)
         waiting = _Waiting(mail, loop, loop.create_future())
@@ -135,7 +117,7 @@ class Acceptor:
     def _commit(self, batch: Sequence[_Waiting]) -> None:
         batch = [waiting for waiting in batch if not waiting.done.cancelled()]  # their senders were told to come again
         try:
-            store_accepted(self._database, [waiting.mail for waiting in batch])
+            known = store_accepted(self._database, [waiting.mail for waiting in batch])
         except StorageUnavailable as error:
             log.error("storing failed", messages=len(batch), reason=repr(error.__cause__))
             _settle(batch, error)
@@ -143,7 +125,17 @@ class Acceptor:
             self._commit_one_by_one(batch, error)
         else:
             _settle(batch, None)
-            self._ring()
+            for kind in {route.kind for waiting in batch for _, route in waiting.mail.recipients}:
+                self._ring(kind)
+            self._forget_duplicates(known)
+
+    def _forget_duplicates(self, known: Sequence[AcceptedMail]) -> None:
+        """Their bytes are stored with their first arrival."""
+        for mail in known:
+            log.info("came again", message_id=mail.message_id)
+            if mail.blob_key is not None:
+                with contextlib.suppress(StorageUnavailable):
+                    self._blobs.delete(mail.blob_key)
 
     def _commit_one_by_one(self, batch: Sequence[_Waiting], error: Exception) -> None:
         """One message the database will not take must not hold up the others of its batch."""
@@ -153,27 +145,6 @@ class Acceptor:
             return
         log.error("a message could not be stored", message_id=batch[0].mail.message_id, exc_info=error)
         _settle(batch, StorageUnavailable("the message could not be stored"))
-
-
-def _describe(conversation: Conversation, message: SpooledMessage, now_ms: int) -> AcceptedMail:
-    summary = read_summary(message.head)
-    return AcceptedMail(
-        message_id=conversation.message_id,
-        mail_from=conversation.mail_from,
-        recipients=conversation.recipients,
-        helo=conversation.helo,
-        remote_ip=conversation.remote_ip,
-        tls_version=conversation.tls_version,
-        tls_cipher=conversation.tls_cipher,
-        size=message.size,
-        md5=message.md5,
-        subject=summary.subject,
-        header_from=summary.from_,
-        header_message_id=summary.message_id,
-        received_ms=now_ms,
-        raw=message.raw,
-        blob_key=None if message.path is None else conversation.message_id,
-    )
 
 
 def _settle(batch: Sequence[_Waiting], error: StorageUnavailable | None) -> None:

@@ -1,23 +1,31 @@
-"""One attempt at an inbound delivery: read, parse, render, POST. Whatever goes wrong becomes an `Outcome`."""
+"""One attempt at a received mail: read, inspect, judge, store, render, send. Whatever goes wrong is an `Outcome`."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import structlog
 
-from core.clock import Clock
+from core.address_settings import AddressSettings
+from core.clock import SECOND_MS, Clock
 from core.delivery import Outcome, Verdict
 from core.errors import StorageUnavailable
+from core.netguard import is_mailbox
+from core.rules import JudgedAction, Judgement
 from core.services.claims import ClaimedDelivery
 from core.services.recording import FinishedAttempt
 from core.store.blobs import INLINE_LIMIT, BlobStore
+from core.verdicts import Verdicts
+from inbound.bounce import Bouncer
 from inbound.forward import Forwarder, Post
+from inbound.inspection import Case, Inspector, Reader, judge_case
 from inbound.parse import parse_message
-from inbound.payloads import Payload, render
+from inbound.payloads import RenderOptions, render
+from inbound.presentation import Presentation
 
 SEARCHED_TEXT_LENGTH = 2_000
 """Characters of the text kept to search in."""
@@ -52,36 +60,100 @@ class MemoryBudget:
                 self._changed.notify_all()
 
 
+ForwardMail = Callable[[ClaimedDelivery, bytes], Outcome]
+"""Hands a raw message on to the mailbox that is the delivery's target."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """A delivery with all that is known of it before it is sent."""
+
+    delivery: ClaimedDelivery
+    """With verdicts in its envelope."""
+    raw: bytes
+    message: Reader
+    verdicts: Verdicts | None
+    """Set when the checks were made this time."""
+    judgement: Judgement | None
+    """Set when rules and checks were asked this time."""
+
+
 class InboundAttempt:
     """Makes attempts, from any thread."""
 
-    def __init__(self, forwarder: Forwarder, blobs: BlobStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        forwarder: Forwarder,
+        forward_mail: ForwardMail,
+        blobs: BlobStore,
+        inspector: Inspector,
+        presentation: Presentation,
+        bouncer: Bouncer,
+        clock: Clock,
+    ) -> None:
         self._forwarder = forwarder
+        self._forward_mail = forward_mail
         self._blobs = blobs
+        self._inspector = inspector
+        self._presentation = presentation
+        self._bouncer = bouncer
         self._clock = clock
         self._budget = MemoryBudget(MEMORY_BUDGET)
 
-    def __call__(self, delivery: ClaimedDelivery) -> FinishedAttempt:
-        """Make the attempt; never raises."""
+    def limit_ms(self, timeout_s: float, settings: AddressSettings) -> int:
+        """The longest that an attempt may take whose target has so many seconds."""
+        return int((timeout_s + self._inspector.longest_s + self._presentation.longest_s(settings)) * SECOND_MS)
+
+    def __call__(self, delivery: ClaimedDelivery, timeout_s: float | None = None) -> FinishedAttempt:
+        """Make the attempt; never raises. `timeout_s` is for the target, None for what the settings say."""
         started_ms = self._clock()
         try:
             if delivery.size <= INLINE_LIMIT:
-                return self._attempt(delivery)
+                return self._attempt(delivery, timeout_s)
             with self._budget.hold(delivery.size * COPIES):
-                return self._attempt(delivery)
-        except StorageUnavailable:
-            problem = "the stored message could not be read at that moment (not the target's fault)"
+                return self._attempt(delivery, timeout_s)
+        except StorageUnavailable as error:
+            log.warning("attempt put off", delivery_id=delivery.delivery_id, reason=str(error))
+            problem = f"{error} (not the target's fault)"
         except Exception:
             log.exception("attempt failed", delivery_id=delivery.delivery_id)
             problem = "an error of ours; it is in the log (not the target's fault)"
         duration_ms = max(0, self._clock() - started_ms)
         outcome = Outcome(Verdict.TEMPORARY, 0, started_ms, duration_ms, problem, is_our_fault=True)
-        return FinishedAttempt(delivery, outcome, None)
+        return FinishedAttempt(delivery, outcome)
 
-    def _attempt(self, delivery: ClaimedDelivery) -> FinishedAttempt:
+    def _attempt(self, delivery: ClaimedDelivery, timeout_s: float | None) -> FinishedAttempt:
+        found = self._find_out(delivery)
+        judgement = found.judgement or found.delivery.judgement
+        if judgement is not None and judgement.action is not JudgedAction.ACCEPT and not delivery.is_released:
+            return self._finished(found, self._held(judgement))
+        if judgement is not None and judgement.flags:
+            envelope = replace(found.delivery.envelope, flags=judgement.flags)
+            found = replace(found, delivery=replace(found.delivery, envelope=envelope))
+        if not is_mailbox(delivery.target):
+            return self._finished(found, self._post(found, timeout_s))
+        content = self._presentation.traced(found.delivery, found.raw)
+        return self._finished(found, self._forward_mail(found.delivery, content))
+
+    def _find_out(self, delivery: ClaimedDelivery) -> _Findings:
+        """Make the checks and ask the rules, unless that was done before."""
         raw = delivery.body if delivery.body is not None else self._read_blob(delivery)
-        payload, text = _payload(delivery, raw)
-        outcome = self._forwarder.send(
+        message = lru_cache(maxsize=1)(lambda: parse_message(raw))
+        verdicts = None if delivery.is_checked else self._inspector.inspect(raw, message, delivery.envelope)
+        if verdicts is not None:
+            delivery = replace(delivery, envelope=replace(delivery.envelope, verdicts=verdicts))
+        judgement = None
+        if delivery.judgement is None and (delivery.rules or delivery.is_checked or verdicts is not None):
+            case = Case(delivery.envelope, delivery.size, message, delivery.rules, delivery.settings)
+            judgement = judge_case(case).after_acceptance()
+        return _Findings(delivery, raw, message, verdicts, judgement)
+
+    def _post(self, found: _Findings, timeout_s: float | None) -> Outcome:
+        delivery = found.delivery
+        shown = self._presentation.present(delivery, found.raw, found.message)
+        options = RenderOptions(delivery.delivery_id, delivery.secret, delivery.settings.raw_in_payload)
+        payload = render(delivery.target_format, found.raw, shown.message, shown.envelope, options)
+        return self._forwarder.send(
             Post(
                 delivery_id=delivery.delivery_id,
                 attempt_number=delivery.attempt_number,
@@ -89,19 +161,27 @@ class InboundAttempt:
                 secret=delivery.secret,
                 content_type=payload.content_type,
                 body=payload.body,
+                timeout_s=timeout_s,
             )
         )
-        return FinishedAttempt(delivery, outcome, text)
+
+    def _held(self, judgement: Judgement) -> Outcome:
+        return Outcome(Verdict.HELD, 0, self._clock(), 0, judgement.reason)
 
     def _read_blob(self, delivery: ClaimedDelivery) -> bytes:
         if delivery.blob_key is None:
             raise StorageUnavailable("the message has neither body nor blob")
         return self._blobs.get(delivery.blob_key)
 
-
-def _payload(delivery: ClaimedDelivery, raw: bytes) -> tuple[Payload, str | None]:
-    """The payload, and the text to search in when this is the first attempt."""
-    message = lru_cache(maxsize=1)(lambda: parse_message(raw))
-    payload = render(delivery.target_format, raw, message, delivery.envelope)
-    text = message().plain if delivery.attempt_number == 1 else None
-    return payload, text[:SEARCHED_TEXT_LENGTH] if text else None
+    def _finished(self, found: _Findings, outcome: Outcome) -> FinishedAttempt:
+        delivery = found.delivery
+        text = found.message().plain if delivery.attempt_number == 1 else None
+        is_refused = outcome.verdict is Verdict.PERMANENT
+        return FinishedAttempt(
+            delivery=delivery,
+            outcome=outcome,
+            body_text=text[:SEARCHED_TEXT_LENGTH] if text else None,
+            verdicts=found.verdicts,
+            judgement=found.judgement,
+            bounce=self._bouncer.compose(delivery, found.raw, outcome) if is_refused else None,
+        )

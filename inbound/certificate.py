@@ -6,7 +6,11 @@ already protects against those who only listen.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,9 +21,11 @@ from cryptography.x509.oid import NameOID
 
 from core.config import Settings
 from core.errors import ConfigurationError
+from core.store.blobs import sync_to_disk
 
 VALIDITY = timedelta(days=3650)
 CLOCK_SKEW = timedelta(days=1)
+PRIVATE_FILE_MODE = 0o600
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext:
@@ -35,10 +41,16 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
 
 
 def ensure_certificate(settings: Settings) -> None:
-    """Make the self-signed certificate, unless there is one or another is configured."""
+    """Make the self-signed certificate, unless there is one or another is configured.
+
+    Whoever is killed on the way, or starts at the same moment: a certificate is there only with the key it belongs to.
+    """
     certificate, key = _files(settings)
-    if not settings.tls_cert and not (certificate.exists() and key.exists()):
-        _make(settings.mx_hostname, certificate, key)
+    if settings.tls_cert or (certificate.exists() and key.exists()):
+        return
+    with _locked(certificate.with_suffix(".lock")):
+        if not (certificate.exists() and key.exists()):
+            _make(settings.mx_hostname, certificate, key)
 
 
 def _files(settings: Settings) -> tuple[Path, Path]:
@@ -62,8 +74,29 @@ def _make(hostname: str, certificate_path: Path, key_path: Path) -> None:
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(hostname)]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    key_path.touch(mode=0o600)
-    key_path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    certificate_path.unlink(missing_ok=True)  # it belongs to a key that is lost
+    _write(key_path, pem)
+    _write(certificate_path, certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Put a private file in its place: whole, or not at all."""
+    unfinished = path.with_suffix(".new")
+    unfinished.unlink(missing_ok=True)
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE_MODE), "wb") as file:
+        file.write(data)
+    sync_to_disk(unfinished)
+    unfinished.replace(path)
+    sync_to_disk(path.parent)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; the kernel lets go of it when we end, however we end."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

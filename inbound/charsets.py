@@ -63,23 +63,25 @@ _FAMILIES |= {
 }
 
 _MORE_LABELS = {
-    "us-ascii": "ascii ansix341968 646 7bit",
-    "utf-8": "utf8 unicode11utf8 xunicode20utf8 utf8mb4 unicode unicodeutf8",
+    "us-ascii": "cp20127 ascii ansix341968 646 7bit",
+    "utf-8": "cp65001 utf8 unicode11utf8 xunicode20utf8 utf8mb4 unicode unicodeutf8",
     "utf-7": "unicode11utf7",
-    "windows-1252": "iso88591 iso885911987 latin1 latin l1 88591 ansi cp819 ibm819 xansi western winlatin1",
+    "windows-1252": "cp28591 iso88591 iso885911987 latin1 latin l1 88591 ansi cp819 ibm819 xansi western winlatin1",
     "windows-1254": "iso88599 iso885991989 latin5 l5",
     "windows-874": "iso885911 tis620 dos874 xwindows874",
     "shift_jis": "shiftjis sjis xsjis mskanji windows31j cp932 ms932 csshiftjis",
-    "euc-jp": "eucjp xeucjp xeuc ujis",
+    "euc-jp": "cp51932 cp20932 eucjp xeucjp xeuc ujis",
+    "utf-16le": "cp1200",
     "iso-2022-jp": "iso2022jp jis csiso2022jp iso2022jp1 iso2022jp2 iso2022jp3 cp50220 cp50221 cp50222",
     "iso-2022-kr": "iso2022kr csiso2022kr",
-    "euc-kr": "euckr ksc5601 ksc56011987 ksc56011989 ksx1001 uhc cp949 ms949 windows949 xwindows949 korean",
+    "euc-kr": "cp51949 euckr ksc5601 ksc56011987 ksc56011989 ksx1001 uhc cp949 ms949 windows949 xwindows949 korean",
     "big5": "big5 cnbig5 xxbig5 big5eten big5hkscs cp950 ms950",
-    "gb18030": "gb18030 gbk gb2312 gb231280 xgbk cp936 ms936 windows936 euccn xeuccn chinese csgb2312 cngb",
+    "gb18030": "gb18030 gbk gb2312 gb231280 xgbk cp936 ms936 windows936 euccn xeuccn chinese csgb2312 cngb"
+    " cp54936 cp20936 cp51936",
     "hz-gb-2312": "hz hzgb2312",
-    "koi8-r": "koi8 koi8r koi cskoi8r",
-    "koi8-u": "koi8u koi8ru",
-    "macintosh": "mac macroman xmacroman",
+    "koi8-r": "cp20866 koi8 koi8r koi cskoi8r",
+    "koi8-u": "cp21866 koi8u koi8ru",
+    "macintosh": "cp10000 mac macroman xmacroman",
     "iso-8859-8": "iso88598i iso88598e hebrew visual",
     "iso-8859-7": "greek ecma118",
     "iso-8859-6": "arabic iso88596i iso88596e",
@@ -202,7 +204,7 @@ def _guess(data: bytes, name: str | None, declared: str | None, detector: Charse
     if name is not None and name != "us-ascii":
         text = data.decode(_FAMILIES[name][0], "replace")
         if text.count("\ufffd") * 8 <= _count_high(data):
-            return Decoded(_valid(text), name, DefectKind.CHARACTERS_REPLACED)
+            return Decoded(valid_text(text), name, DefectKind.CHARACTERS_REPLACED)
     for candidate in (canonical(hint), detector.detect(data)):
         text = _strict(data, candidate) if candidate else None
         if text is not None and candidate:
@@ -215,7 +217,7 @@ def _strict(data: bytes, name: str) -> str | None:
     """Decode with each codec of the family in turn; None when all refuse."""
     for codec in _FAMILIES[name]:
         try:
-            return _valid(data.decode(codec))
+            return valid_text(data.decode(codec))
         except UnicodeError:
             continue
     return _iso2022_jp_with_vendor_rows(data) if name == "iso-2022-jp" else None
@@ -239,7 +241,7 @@ def _iso2022_jp_with_vendor_rows(data: bytes) -> str | None:
     return text if text.count("\ufffd") * 8 <= len(text) else None
 
 
-def _valid(text: str) -> str:
+def valid_text(text: str) -> str:
     """Without a leading byte order mark, and without the lone surrogates that the UTF-7 codec lets through."""
     if text.startswith("\ufeff"):
         text = text[1:]

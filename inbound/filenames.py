@@ -106,6 +106,12 @@ def generated_name(media_type: str) -> str:
     return stem + extension
 
 
+def type_of_name(name: str) -> str:
+    """The media type a name's extension stands for, in Python's own table; else `application/octet-stream`."""
+    extension = _split_extension(name)[1].lower()
+    return _KNOWN_TYPES.types_map[True].get(extension) or "application/octet-stream"
+
+
 def _shortened(name: str) -> str:
     if len(name.encode()) <= MAX_NAME_BYTES:
         return name

@@ -40,6 +40,8 @@ class Post:
     secret: str
     content_type: str
     body: bytes
+    timeout_s: float | None = None
+    """For the whole attempt; None for the forwarder's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,9 @@ class Forwarder:
     def send(self, post: Post) -> Outcome:
         """Make one attempt, redirects included, within the timeout."""
         started_ms = self._clock()
+        timeout_s = post.timeout_s or self._timeout_s
         try:
-            with self._watch.limit(self._timeout_s) as deadline:
+            with self._watch.limit(timeout_s) as deadline:
                 return self._send(post, deadline, started_ms)
         except TargetBlocked as error:
             return self._failure(started_ms, f"the target must not be called: {error}")
@@ -75,7 +78,7 @@ class Forwarder:
             return self._failure(started_ms, f"the URL cannot be called: {error}")
         except TRANSPORT_ERRORS as error:
             expired = deadline.is_expired or isinstance(error, requests.Timeout)
-            return self._failure(started_ms, self._describe(error, expired))
+            return self._failure(started_ms, _describe(error, expired, timeout_s), is_timeout=expired)
 
     def _send(self, post: Post, deadline: Deadline, started_ms: int) -> Outcome:
         place = _place("target", post.target)
@@ -136,19 +139,14 @@ class Forwarder:
             started_ms=started_ms,
             duration_ms=max(0, self._clock() - started_ms),
             response=None if is_accepted else excerpt,
+            refusal_text=excerpt if verdict is Verdict.PERMANENT and _is_plain_text(response) else None,
             retry_after_ms=None if is_accepted else retry_after_ms(response.headers.get("Retry-After"), self._clock()),
         )
 
-    def _failure(self, started_ms: int, error: str, status: int = 0) -> Outcome:
+    def _failure(self, started_ms: int, error: str, status: int = 0, *, is_timeout: bool = False) -> Outcome:
         duration_ms = max(0, self._clock() - started_ms)
-        return Outcome(Verdict.TEMPORARY, status, started_ms, duration_ms, error=_printable(error))
-
-    def _describe(self, error: Exception, expired: bool) -> str:
-        if expired:
-            return f"no complete answer within {self._timeout_s:g} seconds"
-        if isinstance(error, requests.exceptions.SSLError):
-            return f"the TLS connection failed: {_innermost(error)}"
-        return f"the target could not be reached: {_innermost(error)}"
+        text = _printable(error)
+        return Outcome(Verdict.TEMPORARY, status, started_ms, duration_ms, error=text, is_timeout=is_timeout)
 
 
 def retry_after_ms(value: str | None, now_ms: int) -> int | None:
@@ -201,6 +199,19 @@ def _join(field: str, base: str, reference: str) -> str:
         return urljoin(base, reference.encode("latin-1").decode("utf-8", "replace"))
     except ValueError as error:
         raise InvalidField(field, f"is not a URL ({error})") from error
+
+
+def _describe(error: Exception, expired: bool, timeout_s: float) -> str:
+    if expired:
+        return f"no complete answer within {timeout_s:g} seconds"
+    if isinstance(error, requests.exceptions.SSLError):
+        return f"the TLS connection failed: {_innermost(error)}"
+    return f"the target could not be reached: {_innermost(error)}"
+
+
+def _is_plain_text(response: requests.Response) -> bool:
+    media_type: str = response.headers.get("Content-Type", "")
+    return media_type.partition(";")[0].strip().lower() == "text/plain"
 
 
 def _read_some(response: requests.Response) -> str:

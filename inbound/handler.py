@@ -1,4 +1,4 @@
-"""What the receiver decides: whose mail it is, and when it is ours to keep."""
+"""What the receiver decides: whose mail it is, whether it is wanted, and when it is ours to keep."""
 
 from __future__ import annotations
 
@@ -8,41 +8,61 @@ import structlog
 from aiosmtpd.smtp import Session
 
 from core.addresses import parse_mailbox
+from core.clock import Clock
 from core.config import Settings
 from core.errors import StorageUnavailable
-from core.ids import new_time_ordered_id
 from core.routing import Refusal
-from inbound.acceptor import Acceptor, Conversation
+from core.services.acceptance import AcceptedMail
+from inbound.acceptor import Acceptor
 from inbound.book import CachedRoutes
+from inbound.inline import InlineDelivery
+from inbound.intake import client_facts, take_in
 from inbound.mail_handler import InboundEnvelope
-from inbound.paths import NULL_PATH
-from inbound.replies import Reply, accepted, recipient_refused
+from inbound.message_gate import MessageGate
+from inbound.recipient_gate import RecipientGate, size_limit
+from inbound.replies import Reply, accepted, loop_detected, oversize, recipient_refused
 from inbound.spool import MessageSpool, SpooledMessage
-
-MAX_HELO_LENGTH = 255
+from inbound.trace import find_loop
 
 log = structlog.get_logger("receiver")
 
 
 class InboundHandler:
-    """Routes recipients and stores messages; shared by all sessions of a process."""
+    """Routes recipients and takes messages in; shared by all sessions of a process."""
 
-    def __init__(self, settings: Settings, routes: CachedRoutes, acceptor: Acceptor, spool_folder: Path) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        routes: CachedRoutes,
+        gates: tuple[RecipientGate, MessageGate],
+        acceptor: Acceptor,
+        inline: InlineDelivery,
+        spool_folder: Path,
+        clock: Clock,
+    ) -> None:
         self._settings = settings
         self._routes = routes
+        self._recipient_gate, self._message_gate = gates
         self._acceptor = acceptor
+        self._inline = inline
         self._spool_folder = spool_folder
+        self._clock = clock
 
     def new_spool(self, envelope: InboundEnvelope) -> MessageSpool:
-        """Where the bytes of one message go, as many as its recipients take."""
-        return MessageSpool(self._spool_folder, self._settings.max_message_size, self._settings.max_line_length)
+        """Where the bytes of one message go, as many as any of its recipients takes."""
+        largest = max(
+            (size_limit(route, self._settings.max_message_size) for _, route in envelope.routes),
+            default=self._settings.max_message_size,
+        )
+        return MessageSpool(self._spool_folder, largest, self._settings.max_line_length)
 
     def oversize_reply(self, envelope: InboundEnvelope) -> str:
-        """The reply to a message larger than its recipients take."""
-        return Reply.MESSAGE_TOO_LARGE
+        """The reply to a message larger than its recipients take, in the words of the first that has any."""
+        texts = (route.settings.oversize_text for _, route in envelope.routes)
+        return oversize(next((text for text in texts if text), None))
 
     async def sender(self, address: str, session: Session, envelope: InboundEnvelope) -> str:
-        """Any sender may try."""
+        """Any sender may try: whom it may send to is for the recipients' rules to say."""
         envelope.mail_from = address
         return Reply.SENDER_OK
 
@@ -58,45 +78,45 @@ class InboundHandler:
             return Reply.TRY_LATER
         if isinstance(found, Refusal):
             return recipient_refused(found)
+        if not found.is_plain or envelope.routes:
+            refusal = await self._recipient_gate.refusal(client_facts(session, envelope), envelope, address, found)
+            if refusal is not None:
+                return refusal
         envelope.rcpt_tos.append(address)
         envelope.routes.append((address, found))
         return Reply.RECIPIENT_OK
 
     async def message(self, session: Session, envelope: InboundEnvelope, message: SpooledMessage) -> str:
-        """Store the message; the 250 is earned when this returns it."""
-        conversation = _conversation(session, envelope)
+        """Judge and store the message; the 250 is earned when this returns it."""
+        loop = find_loop(message.head, self._settings.mx_hostname, self._settings.max_hops, _forwarding(envelope))
+        if loop is not None:
+            return loop_detected(loop)
+        mail = take_in(session, envelope, message, self._clock())
         try:
-            await self._acceptor.accept(conversation, message)
+            return await self._take(mail, message)
         except StorageUnavailable as error:
-            log.error(
-                "a message was put off", message_id=conversation.message_id, reason=repr(error.__cause__ or error)
-            )
+            log.error("a message was put off", message_id=mail.message_id, reason=repr(error.__cause__ or error))
             return Reply.TRY_LATER
+
+    async def _take(self, mail: AcceptedMail, message: SpooledMessage) -> str:
+        examined = await self._message_gate.examine(mail, message)
+        if isinstance(examined, str):
+            log.info("refused", mail_from=mail.mail_from, remote_ip=mail.remote_ip, reply=examined)
+            return examined
+        plan = examined.plans.get(mail.recipients[0][1].delivery_key)
+        if mail.recipients[0][1].is_inline and (plan is None or plan.held_because is None):
+            return await self._inline.deliver(examined, message)
+        await self._acceptor.accept(examined, message)
         log.info(
             "accepted",
-            message_id=conversation.message_id,
-            size=message.size,
-            mail_from=conversation.mail_from,
-            recipients=len(conversation.recipients),
+            message_id=mail.message_id,
+            size=mail.size,
+            mail_from=mail.mail_from,
+            recipients=len(mail.recipients),
         )
-        return accepted(conversation.message_id)
+        return accepted(mail.message_id)
 
 
-def _conversation(session: Session, envelope: InboundEnvelope) -> Conversation:
-    cipher = (session.ssl or {}).get("cipher") or (None, None)
-    sender = envelope.mail_from or ""
-    return Conversation(
-        message_id=new_time_ordered_id(),
-        mail_from="" if sender == NULL_PATH else sender,
-        recipients=tuple(envelope.routes),
-        helo=_printable(session.host_name or "")[:MAX_HELO_LENGTH],
-        remote_ip=session.peer[0] if session.peer else "",
-        tls_version=cipher[1],
-        tls_cipher=cipher[0],
-    )
-
-
-def _printable(text: str) -> str:
-    """What a client says of itself may hold anything; the database and payloads hold valid Unicode only."""
-    valid = text.encode("utf-8", "replace").decode()
-    return "".join(character for character in valid if character.isprintable())
+def _forwarding(envelope: InboundEnvelope) -> list[str]:
+    """The addresses whose mail is sent on: one that comes round to them again is in a loop."""
+    return [route.address_id for _, route in envelope.routes if route.is_forwarded]

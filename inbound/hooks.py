@@ -9,9 +9,11 @@ from typing import Protocol
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from core.addresses import parse_mailbox
 from core.config import Settings
 from inbound.mail_handler import InboundEnvelope, MailHandler
 from inbound.paths import NULL_PATH
+from inbound.rates import Rates
 from inbound.replies import Reply
 
 MAX_SIZE_DIGITS = 20  # RFC 1870 section 3
@@ -35,9 +37,14 @@ def unconnected(settings: Settings) -> SMTP:
 
 
 class HandlingSession(Protocol):
-    """A session that knows who decides about its mail."""
+    """A session that knows who decides about its mail, and how fast it may come."""
 
     handler: MailHandler
+    rates: Rates
+
+    @property
+    def remote_ip(self) -> str:
+        """The client's address."""
 
 
 class _Hooks:
@@ -54,7 +61,12 @@ class _Hooks:
     async def handle_MAIL(
         self, server: HandlingSession, session: Session, envelope: InboundEnvelope, address: str, options: list[str]
     ) -> str:
-        """Whether the sender may try."""
+        """Whether the sender may try, and may so now."""
+        if not server.rates.allow_client(server.remote_ip):
+            return Reply.CLIENT_TOO_FAST
+        sender = parse_mailbox(address)  # the null sender is none: bounces come from nobody's domain
+        if sender is not None and not server.rates.allow_domain(sender.domain):
+            return Reply.DOMAIN_TOO_FAST
         envelope.mail_options.extend(options)
         envelope.declared_size = declared_size(options)
         return await server.handler.sender(address, session, envelope)

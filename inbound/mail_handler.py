@@ -7,6 +7,7 @@ from typing import Protocol
 from aiosmtpd.smtp import Envelope, Session
 
 from core.routing import Route
+from core.verdicts import SpfVerdict
 from inbound.spool import MessageSpool, SpooledMessage
 
 
@@ -18,6 +19,8 @@ class InboundEnvelope(Envelope):
         self.routes: list[tuple[str, Route]] = []
         self.declared_size: int | None = None
         """The SIZE parameter of MAIL (RFC 1870)."""
+        self.spf: SpfVerdict | None = None
+        """Once it was looked up for an authorization callback."""
 
 
 class MailHandler(Protocol):

@@ -23,6 +23,12 @@ _NOT_BASE64 = bytes(set(range(256)) - set(_BASE64_ALPHABET))
 _PADDED_RUN = re.compile(rb"([^=]++)=*+[ \t\r]*+(\n?)")
 _SOFT_BREAK_SPACE = re.compile(rb"=[ \t]++(?=\r?\n|\Z)")
 _TRAILING_SPACE = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\Z)")
+MAX_UUENCODED_FILES = 100
+"""Looked for in one text."""
+_UU_FILE = re.compile(
+    rb"^begin [0-7]{3,4} ([^\r\n]{1,255})\r?\n((?:[!-M][ -`]{1,90}[ \t]*+\r?\n)++)(?:[` ]?[ \t]*+\r?\n)?end[ \t]*+\r?$",
+    re.MULTILINE,
+)
 _UU_BEGIN = re.compile(rb"^begin [0-7]{3,4} [^\n]*\n", re.MULTILINE)
 
 
@@ -32,6 +38,31 @@ class Undone:
 
     content: bytes
     problem: DefectKind | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UuencodedFile:
+    """A file that stands whole, from `begin` to `end`, inside a text."""
+
+    name: str
+    content: bytes
+
+
+def uuencoded_files(text: bytes) -> list[UuencodedFile]:
+    """The uuencoded files inside a text, as mail programs older than MIME sent them. Linear.
+
+    A block counts only when every line of it is well-formed: people also write about uuencode.
+    """
+    if b"begin " not in text:
+        return []
+    files: list[UuencodedFile] = []
+    for block in islice(_UU_FILE.finditer(text), MAX_UUENCODED_FILES):
+        try:
+            content = b"".join(_uu_line(line) for line in block[2].split(b"\n"))
+        except binascii.Error:
+            continue
+        files.append(UuencodedFile(block[1].decode("utf-8", "replace"), content))
+    return files
 
 
 def undo_transfer_encoding(body: bytes, declared: str | None) -> Undone:
@@ -96,16 +127,16 @@ def _undo_uuencode(body: bytes) -> Undone:
     out: list[bytes] = []
     problem = None
     for line in body[begin.end() :].split(b"\n"):
-        line = line.rstrip(b"\r")
         if line.strip() == b"end":
             break
         try:
-            out.append(binascii.a2b_uu(line[: _uu_line_length(line)]) if line else b"")
+            out.append(_uu_line(line))
         except binascii.Error:
             problem = DefectKind.ENCODING_BROKEN
     return Undone(b"".join(out), problem)
 
 
-def _uu_line_length(line: bytes) -> int:
-    """How much of a line counts, by its length byte: some encoders put a checksum behind it."""
-    return 1 + (((line[0] - 32) & 63) + 2) // 3 * 4 if line else 0
+def _uu_line(line: bytes) -> bytes:
+    """The bytes of one line. Its first character says how much of it counts: some encoders put a checksum behind."""
+    line = line.rstrip(b"\r")
+    return binascii.a2b_uu(line[: 1 + (((line[0] - 32) & 63) + 2) // 3 * 4]) if line else b""

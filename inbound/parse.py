@@ -1,7 +1,8 @@
 """From the bytes of a message to what a person would read in it. Total: any bytes give a `ParsedMessage`.
 
 The steps: split into parts (`mime_split`), sort them into body and attachments (`mime_bodies`), undo the
-transfer encodings (`mime_transfer`), read the text (`charsets`). What was wrong is reported as defects.
+transfer encodings (`mime_transfer`), open what Outlook wrapped up (`tnef`), read the text (`charsets`). What was
+wrong is reported as defects.
 `docs/parsing.md` tells the reasons.
 """
 
@@ -9,12 +10,11 @@ from __future__ import annotations
 
 import re
 from html import escape
-from urllib.parse import unquote
 
 import structlog
 
 from inbound.charsets import CharsetDetector, decode
-from inbound.filenames import FileNames
+from inbound.enclosures import Enclosure, Enclosures, Found
 from inbound.headers import bare_id, readable
 from inbound.mime_bodies import Bodies, given_name, sort_parts
 from inbound.mime_split import Part, split_message
@@ -29,10 +29,7 @@ META_SEARCH_BYTES = 2048
 """Where an HTML part must name its charset to be heard (WHATWG HTML asks for the first 1024)."""
 
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s{0,9}=\s{0,9}[\"']?([A-Za-z0-9_:.-]{1,40})", re.IGNORECASE)
-_CID_REFERENCE = re.compile(r"\bcid:([^\"'\s<>()]{1,500})", re.IGNORECASE)
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}")
-_METHOD = re.compile(r"[A-Za-z-]{1,40}")
-_CALENDAR_TYPES = ("text/calendar", "application/ics")
 _PRE_WRAP = '<div style="white-space: pre-wrap">{}</div>'
 
 _log = structlog.get_logger(__name__)
@@ -68,15 +65,27 @@ class _Reading:
         headers = self._headers()
         plain = self._plain(bodies)
         html = self._html(bodies)
+        found = Found(
+            plain,
+            html,
+            self._charset_of(bodies.plain, "text/plain") if plain is not None else None,
+            self._charset_of(bodies.html, "text/html"),
+        )
+        enclosures = Enclosures(found, self._report)
+        for part in bodies.plain:
+            if part.media.value == "text/plain":
+                enclosures.add_uuencoded(self._content(part))
+        for part in bodies.attachments:
+            enclosures.add(self._enclosure(part))
         return ParsedMessage(
             headers=headers,
             subject=_first(headers, "subject"),
             message_id=bare_id(_first(headers, "message-id")),
-            plain=plain,
-            html=html,
-            plain_charset=self._charset_of(bodies.plain, "text/plain") if plain is not None else None,
-            html_charset=self._charset_of(bodies.html, "text/html"),
-            attachments=self._attachments(bodies.attachments, html),
+            plain=found.plain,
+            html=found.html,
+            plain_charset=found.plain_charset,
+            html_charset=found.html_charset,
+            attachments=enclosures.attachments(),
             defects=tuple(dict.fromkeys(self._defects))[:MAX_DEFECTS],
         )
 
@@ -141,23 +150,15 @@ class _Reading:
             self._report(undone.problem, f"{shown} of a {_media_type(part)} part")
         return undone.content
 
-    def _attachments(self, parts: list[Part], html: str | None) -> tuple[Attachment, ...]:
-        if not parts:
-            return ()
-        shown = _references(html) if html else frozenset()
-        names = FileNames()
-        return tuple(self._attachment(part, names, shown) for part in parts)
-
-    def _attachment(self, part: Part, names: FileNames, shown: frozenset[str]) -> Attachment:
+    def _enclosure(self, part: Part) -> Enclosure:
         media_type = _media_type(part)
         raw_id = part.content_fields.get("content-id")
-        content_id = bare_id(readable("content-id", raw_id)) if raw_id else None
-        return Attachment(
-            file_name=names.name(given_name(part), media_type),
-            content_type=_content_type(media_type, part),
+        return Enclosure(
+            name=given_name(part),
+            media_type=media_type,
+            method=part.media.parameters.get("method", ""),
+            content_id=bare_id(readable("content-id", raw_id)) if raw_id else None,
             content=self._content(part),
-            disposition=Disposition.INLINE if content_id in shown else Disposition.ATTACHMENT,
-            content_id=content_id,
         )
 
     def _report(self, kind: DefectKind, detail: str) -> None:
@@ -187,19 +188,6 @@ def _joined(texts: list[str]) -> str:
     return "".join(pieces)
 
 
-def _references(html: str) -> frozenset[str]:
-    """The Content-IDs an HTML body shows (RFC 2392), as written and with %-escapes undone."""
-    written = _CID_REFERENCE.findall(html)
-    return frozenset(written) | frozenset(unquote(reference) for reference in written)
-
-
 def _media_type(part: Part) -> str:
     """The declared type if it is one; anything else could smuggle syntax into whatever shows it."""
     return part.media.value if _MEDIA_TYPE.fullmatch(part.media.value) else "application/octet-stream"
-
-
-def _content_type(media_type: str, part: Part) -> str:
-    method = part.media.parameters.get("method", "")
-    if media_type in _CALENDAR_TYPES and _METHOD.fullmatch(method):
-        return f"{media_type}; method={method.upper()}"
-    return media_type

@@ -23,6 +23,8 @@ class DefectKind(StrEnum):
     CHARSET_WRONG = "charset_wrong"
     CHARACTERS_REPLACED = "characters_replaced"
     NUL_REMOVED = "nul_removed"
+    TNEF_BROKEN = "winmail_broken"
+    TNEF_LIMIT = "winmail_limit"
     PARSER_FAILED = "parser_failed"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 NULL_PATH = "<>"
 """The sender of a bounce, as aiosmtpd's envelope holds it: it must not be empty there."""
+POSTMASTER = "postmaster"
 
 
 def split_path(argument: str) -> tuple[str | None, str | None]:
@@ -13,6 +14,11 @@ def split_path(argument: str) -> tuple[str | None, str | None]:
         return path or None, parameters
     end = _closing_bracket(argument)
     return (None, None) if end < 0 else (argument[1:end], argument[end + 1 :].strip())
+
+
+def with_domain(path: str, domain: str) -> str:
+    """The path of a recipient: `postmaster` may stand alone, in any case, and is then ours (RFC 5321 section 4.5.1)."""
+    return f"{path}@{domain}" if path.lower() == POSTMASTER else path
 
 
 def _closing_bracket(argument: str) -> int:

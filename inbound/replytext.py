@@ -2,15 +2,25 @@
 
 The rule is to leave a doubtful line standing. An attribution ("On … wrote:") goes only with evidence: quoted
 lines behind it, or a date and a known phrase; a block of copied headers only below some text, for at the very
-top it is a forwarded mail. The phrases of thirteen languages come from the mail-parser-reply package, whose
-patterns see a few short lines at a time and so stay linear over the text; more languages are listed here.
+top it is a forwarded mail. Signatures stay, those of phones too: nothing tells them from the writer's own words.
+The phrases are in `inbound.replyphrases`; their patterns see a few short lines at a time and so stay linear.
 """
 
 from __future__ import annotations
 
 import re
 
-from mailparser_reply.constants import MAIL_LANGUAGES
+from inbound.htmlquotes import Region, RegionKind
+from inbound.htmltext import TextLine, lines_of_html
+from inbound.parsed import ParsedMessage
+from inbound.replyphrases import (
+    COPIED_LABELS,
+    FORWARDED,
+    PACKAGE_COPIED_HEADERS,
+    PACKAGE_PHRASES,
+    SEPARATOR,
+    WROTE,
+)
 
 MAX_REPLY_CHARACTERS = 256 * 1024
 """A longer text is no typed reply and is returned whole."""
@@ -29,38 +39,8 @@ _DATE_OR_ADDRESS = re.compile(rf"{_DATE.pattern}|[^\s@<>]{{1,64}}@[^\s@<>]{{1,20
 _HEADER_LINE = re.compile(r"[*>_ ]{0,8}[^\W\d_][^:：@]{0,25}[:：]")
 _COLON = (":", "：")
 
-_MORE_PHRASES = re.compile(
-    r"(?:escreveu|пишет|пише|написал(?:а|\(а\)|и)?|написав(?:ла|\(ла\))?|yazdı|şunu yazdı|kirjoitti|skrev"
-    r"|ezt írta|a scris|napísal\(?a?\)?|píše|έγραψε|napisao je|пишува|va escriure|viết|menulis|เขียนว่า"
-    r"|写道|寫道|님이 작성|さんは書きました|כתב(?:ה)?|كتب(?:ت)?"
-    r"|wrote|schrieb|schreef|a écrit|escribió|ha scritto|napisał(?:a|\(a\))?)"
-    r"[^:：]{0,120}\s?[:：]$",
-    re.IGNORECASE,
-)
-_PACKAGE_PHRASES = tuple(
-    re.compile(language["wrote_header"], re.IGNORECASE)
-    for language in MAIL_LANGUAGES.values()
-    if language.get("wrote_header")
-)
-_PACKAGE_COPIED_HEADERS = tuple(
-    re.compile(language["from_header"], re.IGNORECASE | re.MULTILINE)
-    for name, language in MAIL_LANGUAGES.items()
-    if language.get("from_header") and name != "david"
-)
-_SEPARATOR = re.compile(
-    r"\s{0,8}-{2,20} ?(?:Original Message|Ursprüngliche Nachricht|Original-Nachricht|Message d'origine"
-    r"|Message original|Mensaje original|Messaggio originale|Mensagem original|Oorspronkelijk bericht"
-    r"|Oprindelig meddelelse|Opprinnelig melding|Ursprungligt meddelande|Alkuperäinen viesti|Původní zpráva"
-    r"|Wiadomość oryginalna|Oryginalna wiadomość|Исходное сообщение|Eredeti üzenet|Orijinal Mesaj"
-    r"|原始邮件|原始郵件|元のメッセージ|원본 메시지) ?-{2,20}\s*",
-    re.IGNORECASE,
-)
-_FORWARDED = re.compile(
-    r"(?:-{3,20} ?|Begin )(?:Forwarded message|Weitergeleitete Nachricht|Message transféré|Mensaje reenviado"
-    r"|Messaggio inoltrato|Mensagem encaminhada|Doorgestuurd bericht|Videresendt|Vidarebefordrat|Přeposlaná"
-    r"|Przekazana|Пересылаемое|Пересланное|İletilen|Továbbított|Välitetty|转发|轉寄|転送|전달)",
-    re.IGNORECASE,
-)
+_BIDI = str.maketrans(dict.fromkeys("\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"))
+"""Marks that Gmail writes around names in Hebrew and Arabic attributions, behind the colon too."""
 _RULE = re.compile(r"[_\-=*\s]{10,}")
 
 
@@ -75,11 +55,60 @@ def reply_plain(plain: str | None) -> str | None:
     marker = _MARKER.search(plain)
     if marker:
         plain = plain[: plain.rfind("\n", 0, marker.start()) + 1]
-    elif ">" not in plain and ":" not in plain and "：" not in plain:
+    elif not any(sign in plain for sign in (">", ":", "：", "--")):
         return plain.strip()
     lines = plain.replace("\r\n", "\n").split("\n")
     kept = _without_quotes(_without_copied_message(lines), is_cut=marker is not None)
     return "\n".join(kept).strip()
+
+
+def reply_plain_of(message: ParsedMessage) -> str | None:
+    """The newly written part of a message: of its plain text, or where it has none, of its HTML. None without both.
+
+    Quotations in HTML are told by the marks mail programs set (`inbound.htmlquotes`), and then as in plain text.
+    Linear; the text of an HTML body ends at `inbound.htmltext.MAX_TEXT_CHARACTERS`.
+    """
+    if message.plain is not None or message.html is None:
+        return reply_plain(message.plain)
+    return reply_plain("\n".join(_with_quote_signs(lines_of_html(message.html))))
+
+
+def _with_quote_signs(lines: list[TextLine]) -> list[str]:
+    """The lines with `>` before what is marked as quoted, and without the copied message at the end."""
+    texts: dict[Region, list[str]] = {}
+    for line in lines:
+        if line.region is not None and line.text.strip():
+            texts.setdefault(line.region, []).append(_unmarked(line.text).strip())
+    out: list[str] = []
+    has_own_text = False
+    quoted: dict[Region, bool] = {}
+    for line in lines:
+        region = line.region
+        if region is not None and region not in quoted:
+            quoted[region] = _is_quoted(region, texts.get(region, []), has_own_text)
+        if region is None or not quoted[region]:
+            out.append(line.text)
+            has_own_text = has_own_text or bool(line.text.strip())
+        elif region.kind == RegionKind.REST:
+            break
+        else:
+            out.append(f"> {line.text}")
+    return out
+
+
+def _is_quoted(region: Region, texts: list[str], has_own_text: bool) -> bool:
+    """Whether a marked region is an earlier message, and not a forwarded one or the writer's own words."""
+    if region.kind == RegionKind.QUOTATION:
+        return True
+    if not texts or texts[0].startswith("---") or FORWARDED.match(texts[0]):
+        return False
+    if region.kind == RegionKind.ATTRIBUTION:
+        return True
+    if region.kind == RegionKind.CONTAINER:
+        return region.has_quotation and len(texts) <= ATTRIBUTION_LINES and texts[-1].endswith(_COLON)
+    if region.kind == RegionKind.REST:
+        return has_own_text and any(colon in texts[0] for colon in _COLON)
+    return has_own_text
 
 
 def _without_quotes(lines: list[str], is_cut: bool) -> list[str]:
@@ -120,7 +149,7 @@ def _attribution_start(lines: list[str], end: int, is_quote_behind: bool) -> int
     With a quotation behind it, a known opening or a bare date and sender is evidence enough; without one, there
     must be a phrase and a date or an address. The fewest lines that make an attribution are taken.
     """
-    if not end or not lines[end - 1].rstrip().endswith(_COLON):
+    if not end or not _unmarked(lines[end - 1]).rstrip().endswith(_COLON):
         return None
     found: int | None = None
     has_date = False
@@ -128,11 +157,11 @@ def _attribution_start(lines: list[str], end: int, is_quote_behind: bool) -> int
         if not lines[start].strip():
             break
         window = (line[:MAX_LINE_CHARACTERS] for line in lines[start:end])
-        text = " ".join(" ".join(window).split())
+        text = " ".join(_unmarked(" ".join(window)).split())
         is_dated = _DATE_OR_ADDRESS.search(text) is not None
-        if (is_dated or is_quote_behind) and any(phrase.match(text) for phrase in _PACKAGE_PHRASES):
+        if (is_dated or is_quote_behind) and any(phrase.match(text) for phrase in PACKAGE_PHRASES):
             return start
-        is_loose = is_dated and (_MORE_PHRASES.search(text) or (is_quote_behind and _is_bare(text)))
+        is_loose = is_dated and (WROTE.search(text) or (is_quote_behind and _is_bare(text)))
         if is_loose and (found is None or not has_date):
             found = start
         has_date = has_date or _DATE.search(text) is not None
@@ -152,12 +181,12 @@ def _without_copied_message(lines: list[str]) -> list[str]:
     candidates = MAX_CANDIDATES
     first_text: int | None = None
     for index, line in enumerate(lines):
-        stripped = line.strip()
+        stripped = _unmarked(line).strip()
         if not stripped or not candidates:
             continue
         if _may_begin_copy(stripped):
             candidates -= 1
-            if _FORWARDED.match(stripped):
+            if FORWARDED.match(stripped):
                 return lines
             start = _copy_start(lines, index)
             if start is not None:
@@ -174,7 +203,7 @@ def _may_begin_copy(stripped: str) -> bool:
 def _copy_start(lines: list[str], index: int) -> int | None:
     """Where the copied message begins whose first telling line is `lines[index]`, or None if it is none."""
     line = lines[index][:MAX_LINE_CHARACTERS]
-    if _SEPARATOR.fullmatch(line):
+    if SEPARATOR.fullmatch(line):
         return index
     if line.lstrip().startswith(">"):
         return None
@@ -187,12 +216,19 @@ def _copy_start(lines: list[str], index: int) -> int | None:
 
 def _is_copied_header(lines: list[str], index: int) -> bool:
     """At least three header lines of one language in a row, with an address or a time among them."""
-    window = [" ".join(line.split())[:MAX_LINE_CHARACTERS] for line in lines[index : index + 6]]
+    window = [" ".join(_unmarked(line[:MAX_LINE_CHARACTERS]).split()) for line in lines[index : index + 6]]
     count = next((at for at, line in enumerate(window) if not _HEADER_LINE.match(line)), len(window))
     text = "\n".join(window[:count])
     if count < MIN_COPIED_HEADERS or not _DATE_OR_ADDRESS.search(text):
         return False
-    return any(_spans(pattern, text) for pattern in _PACKAGE_COPIED_HEADERS)
+    labels = {_label(line) for line in window[:count]}
+    if any(len(labels & known) >= MIN_COPIED_HEADERS for known in COPIED_LABELS):
+        return True
+    return any(_spans(pattern, text) for pattern in PACKAGE_COPIED_HEADERS)
+
+
+def _label(line: str) -> str:
+    return line.replace("：", ":").partition(":")[0].strip("*_ \u00a0").casefold()
 
 
 def _spans(pattern: re.Pattern[str], text: str) -> bool:
@@ -206,6 +242,10 @@ def _above_rule(lines: list[str], index: int) -> int:
     while at and not lines[at - 1].strip():
         at -= 1
     return at - 1 if at and _RULE.fullmatch(lines[at - 1][:MAX_LINE_CHARACTERS].strip()) else index
+
+
+def _unmarked(text: str) -> str:
+    return text if text.isascii() else text.translate(_BIDI)
 
 
 def _next_text(lines: list[str], start: int) -> str:

@@ -15,15 +15,13 @@ import uvloop
 
 from core.clock import system_clock
 from core.config import Listen, Settings
+from core.delivery import DeliveryKind
 from core.listening import cannot_listen
-from core.services.routing_book import StoredAddressBook
-from core.store.blobs import open_blobs
 from core.store.db import Database
-from inbound.acceptor import Acceptor
-from inbound.book import CachedRoutes
 from inbound.certificate import tls_context
 from inbound.connections import Connections
 from inbound.handler import InboundHandler
+from inbound.receiving import open_receiving
 from inbound.session import InboundSession, SessionParts
 from inbound.spool import remove_abandoned
 
@@ -33,20 +31,20 @@ SHUTDOWN_S = 7.0
 FAREWELL_S = 0.5
 """How long a client that does not close its side is waited for."""
 SHUTDOWN_POLL_S = 0.02
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+"""A client that is gone without a word is noticed within two minutes, well before RFC 5321's five of silence."""
 
 log = structlog.get_logger("receiver")
 
 
-def serve(settings: Settings, database: Database, ring: Callable[[], None]) -> None:
+def serve(settings: Settings, database: Database, ring: Callable[[DeliveryKind], None]) -> None:
     """Run until SIGTERM or SIGINT. `ring` is called after each commit and must not block or raise."""
-    acceptor = Acceptor(database, open_blobs(settings.blob_location), ring, system_clock)
-    routes = CachedRoutes(StoredAddressBook(database), settings.domain, system_clock)
-    handler = InboundHandler(settings, routes, acceptor, _spool_folder(settings))
-    acceptor.start()
+    receiving = open_receiving(settings, database, ring, _spool_folder(settings), system_clock)
+    receiving.start()
     try:
-        uvloop.run(_serve_until_signalled(settings, handler))
+        uvloop.run(_serve_until_signalled(settings, receiving.handler))
     finally:
-        acceptor.stop()
+        receiving.stop()
 
 
 async def _serve_until_signalled(settings: Settings, handler: InboundHandler) -> None:
@@ -91,13 +89,17 @@ async def _wait_until(condition: Callable[[], bool], limit_s: float) -> None:
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """A listening socket that several receiver processes may share (SO_REUSEPORT)."""
+    """A listening socket that several receiver processes may share (SO_REUSEPORT); connections inherit its options."""
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        if hasattr(socket, option):  # not on every system
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     listener.bind(address)
     listener.listen(BACKLOG)
     listener.setblocking(False)

@@ -7,100 +7,44 @@ up; DATA is read in blocks, not lines; only `<CRLF>.<CRLF>` ends it; every count
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 import structlog
-from aiosmtpd.smtp import SMTP, Session
+from aiosmtpd.smtp import Session
 
 from core.addresses import parse_mailbox, strip_source_route
-from core.config import Settings
-from inbound.connections import Connections
-from inbound.hooks import COMMAND_OCTETS, unconnected
-from inbound.mail_handler import InboundEnvelope, MailHandler
-from inbound.paths import NULL_PATH, split_path
-from inbound.replies import Reply, with_enhanced_code
-from inbound.spool import END_OF_DATA, MessageSpool, Overflow, SpooledMessage
+from inbound.data_phase import EndlessMessage, read_message
+from inbound.hooks import COMMAND_OCTETS
+from inbound.mail_handler import InboundEnvelope
+from inbound.paths import NULL_PATH, split_path, with_domain
+from inbound.replies import Reply
+from inbound.spool import MessageSpool, Overflow, SpooledMessage
+from inbound.wire import SessionParts, Wire
 
-READ_BLOCK_OCTETS = 64 * 1024
-TLS_HANDSHAKE_S = 30
+__all__ = ["InboundSession", "SessionParts"]
+
 DRAIN_FACTOR = 3
 """A client that sends this many times the size limit is cut off instead of being read to the end."""
+FOREIGN_VERBS = frozenset({"BDAT", "CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+"""Content follows these, and would be read as commands: BDAT (RFC 3030), which is not announced, and HTTP, which a
+browser or a server can be made to speak to us."""
 
 _OVERFLOW_REPLIES = {
     Overflow.LINE: Reply.DATA_LINE_TOO_LONG,
     Overflow.STORAGE: Reply.STORAGE_FULL,
 }
 
-_T = TypeVar("_T")
-
 log = structlog.get_logger("receiver")
 
 
-class SessionParts:
-    """What all sessions of a receiver process share, found out once."""
-
-    def __init__(
-        self, handler: MailHandler, connections: Connections, settings: Settings, tls: ssl.SSLContext | None
-    ) -> None:
-        self.handler = handler
-        self.connections = connections
-        self.settings = settings
-        self.tls = tls
-        self.methods = [(n.removeprefix("smtp_"), n) for n in dir(InboundSession) if n.startswith("smtp_")]
-        self.derived = vars(unconnected(settings))
-
-
-class InboundSession(SMTP):
+class InboundSession(Wire):
     """The protocol of one connection."""
 
     command_size_limit = COMMAND_OCTETS
-    line_length_limit = READ_BLOCK_OCTETS
-    # aiosmtpd declares these wider than they are once a client is connected.
-    transport: Any
-    session: Any
-    envelope: Any
-    _reader: Any
-    _writer: Any
-    _tls_protocol: Any
-    _timeout_handle: Any
 
     def __init__(self, shared: SessionParts) -> None:
-        """Take over what aiosmtpd's constructor finds out by inspection: for a session of one mail, that inspection
-        would cost as much as all the rest (measured: 0.5 of 1.1 ms)."""
-        vars(self).update(shared.derived)
-        loop = asyncio.get_running_loop()
-        asyncio.StreamReaderProtocol.__init__(
-            self, asyncio.StreamReader(READ_BLOCK_OCTETS, loop), self._cb_client_connected, loop
-        )
-        self.loop = loop
-        self.tls_context = shared.tls
-        self._smtp_methods = {verb: getattr(self, name) for verb, name in shared.methods}
-        self.handler = shared.handler
-        self._connections = shared.connections
-        self._settings = shared.settings
-        self._peer_ip = ""
-        self._errors = 0
+        super().__init__(shared)
         self._commands = 0
         self._data_deadline: float | None = None
-        self.is_busy = False
-        self._is_closing = False
-
-    # --- the connection -------------------------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Admit the client, or turn it away before it costs anything."""
-        peer = transport.get_extra_info("peername")
-        self._peer_ip = peer[0] if peer else ""
-        super().connection_made(transport)
-        if not self._connections.admit(self, self._peer_ip):
-            self._farewell(Reply.TOO_MANY_CONNECTIONS)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Give the place free."""
-        self._connections.leave(self, self._peer_ip)
-        super().connection_lost(error)
 
     def data_received(self, data: bytes) -> None:
         """Within a message every byte proves the client alive, up to the message's own deadline."""
@@ -108,41 +52,11 @@ class InboundSession(SMTP):
         if self._data_deadline is not None:
             self._reset_timeout(min(self._settings.idle_timeout, max(0.1, self._data_deadline - self.loop.time())))
 
-    def eof_received(self) -> bool:
-        """A client that has closed its side has said all; what it said is still answered (TLS cannot half-close)."""
-        self._reader.feed_eof()
-        return self.session.ssl is None
-
-    def begin_shutdown(self) -> None:
-        """End the session: at once when idle, else after the reply to what it is doing."""
-        self._is_closing = True
-        if not self.is_busy:
-            self._farewell(Reply.SHUTTING_DOWN)
-
-    def abort(self) -> None:
-        """Cut the connection."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    def _farewell(self, reply: Reply) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(reply.encode() + b"\r\n")
-            self.transport.close()
-
-    def _timeout_cb(self) -> None:
-        self._farewell(Reply.TIMEOUT)
-
-    async def push(self, status: str | bytes) -> None:
-        """Send a reply, and count the refusals."""
-        text = with_enhanced_code(status if isinstance(status, str) else status.decode())
-        self._writer.write(text.encode() + b"\r\n")
-        await self._writer.drain()
-        if text.startswith("5"):
-            self._errors += 1
-
     # --- the loop over commands -----------------------------------------------------------------------------------
 
     async def _handle_client(self) -> None:
+        if not await self._meet():
+            return
         await self.push(f"220 {self.hostname} {self.__ident__}")
         while self.transport is not None and not self.transport.is_closing():
             try:
@@ -156,7 +70,7 @@ class InboundSession(SMTP):
                 self._writer.close()
                 return
             except Exception as error:
-                log.error("session failed", remote_ip=self._peer_ip, exc_info=error)
+                log.error("session failed", remote_ip=self.remote_ip, exc_info=error)
                 await self.push(Reply.TRY_LATER)
             finally:
                 self.is_busy = False
@@ -182,10 +96,13 @@ class InboundSession(SMTP):
         if line is None or len(line) > COMMAND_OCTETS:
             await self.push(Reply.LINE_TOO_LONG)
             return
-        verb, _, argument = line.partition(b" ")
-        method = self._smtp_methods.get(verb.upper().decode("ascii", "replace")) if verb else None
+        word, _, argument = line.partition(b" ")
+        verb = word.upper().decode("ascii", "replace")
+        method = self._smtp_methods.get(verb) if verb else None
         if method is None:
             await self.push(Reply.UNKNOWN_COMMAND if verb else Reply.BAD_SYNTAX)
+            if verb in FOREIGN_VERBS and self.transport is not None:
+                self.transport.close()
             return
         await method(argument.strip().decode("utf-8", "surrogateescape") or None)
 
@@ -209,6 +126,8 @@ class InboundSession(SMTP):
             return None, None
         if path == "":
             return NULL_PATH, parameters
+        if self.envelope.mail_from:  # so this is RCPT
+            path = with_domain(path, self._settings.domain)
         mailbox = parse_mailbox(strip_source_route(path))
         return (None, None) if mailbox is None else (mailbox.text, parameters)
 
@@ -235,41 +154,6 @@ class InboundSession(SMTP):
         """Name the commands there are."""
         await self.push(Reply.HELP)
 
-    async def smtp_STARTTLS(self, arg: str | None) -> None:
-        """Upgrade (RFC 3207). Nothing sent in clear before the handshake survives it (CVE-2024-34083)."""
-        if arg:
-            await self.push(Reply.NO_ARGUMENT)
-            return
-        if self.tls_context is None or self._tls_protocol is not None:
-            await self.push(Reply.NO_TLS if self.tls_context is None else Reply.TLS_ALREADY)
-            return
-        await self.push(Reply.TLS_GO)
-        self._reader._buffer.clear()  # asyncio has no public way to drop what was read ahead
-        limit = min(TLS_HANDSHAKE_S, self._settings.idle_timeout)
-        self._timeout_handle.cancel()  # closing within a handshake, the session would wait for its end for ever
-        try:
-            secured = await self.loop.start_tls(
-                self.transport, self, self.tls_context, server_side=True, ssl_handshake_timeout=limit
-            )
-        except (OSError, ssl.SSLError) as error:
-            log.info("TLS handshake failed", remote_ip=self._peer_ip, reason=str(error))
-            if self.transport is not None:
-                self.transport.abort()
-            return
-        self._continue_over(secured)
-
-    def _continue_over(self, secured: asyncio.Transport | None) -> None:
-        assert secured is not None  # only a closed transport gives none, and that raised before
-        self._reader._transport = secured
-        self._writer._transport = secured
-        self.transport = secured
-        self._tls_protocol = secured
-        self.session = self._create_session()
-        self.session.peer = secured.get_extra_info("peername")
-        self.session.ssl = {"cipher": secured.get_extra_info("cipher")}
-        self._set_rset_state()
-        self._reset_timeout()
-
     # --- the message ----------------------------------------------------------------------------------------------
 
     async def smtp_DATA(self, arg: str | None) -> None:
@@ -282,22 +166,13 @@ class InboundSession(SMTP):
             return
         await self.push(Reply.START_MAIL_INPUT)
         try:
-            reply = await self._receive(self.handler.new_spool(self.envelope))
+            await self.push(await self._receive(self.handler.new_spool(self.envelope)))
         finally:
             self._set_post_data_state()
-        await self.push(reply)
         self._reset_timeout()
 
     async def _receive(self, spool: MessageSpool) -> str:
-        try:
-            message = await self._read_message(spool)
-        except BaseException:
-            spool.discard()
-            self._is_closing = True  # what is left of the message must never be read as commands
-            raise
-        finally:
-            self._data_deadline = None
-        self._timeout_handle.cancel()  # from here on it is our time, not the client's
+        message = await self._read_to_its_end(spool)
         if message is None:
             if spool.failure is not None:
                 log.error("the message folder cannot be written to", reason=str(spool.failure))
@@ -305,41 +180,27 @@ class InboundSession(SMTP):
             return known or self.handler.oversize_reply(self.envelope)
         reply = await asyncio.shield(self._hand_over(self.session, self.envelope, message))
         if reply.startswith("2"):
-            self._commands = 0
+            self._commands = self._errors = 0
         return reply
+
+    async def _read_to_its_end(self, spool: MessageSpool) -> SpooledMessage | None:
+        """The message, in its time; None when it overflowed."""
+        self._data_deadline = self.loop.time() + self._settings.data_timeout
+        self._reset_timeout(min(self._settings.idle_timeout, self._settings.data_timeout))
+        try:
+            return await read_message(self._reader, spool, DRAIN_FACTOR * self._settings.max_message_size)
+        except EndlessMessage:
+            self._farewell(Reply.MESSAGE_TOO_LARGE)
+            return None
+        except BaseException:
+            self._is_closing = True  # what is left of the message must never be read as commands
+            raise
+        finally:
+            self._data_deadline = None
+            self._timeout_handle.cancel()  # from here on it is our time, not the client's
 
     async def _hand_over(self, session: Session, envelope: InboundEnvelope, message: SpooledMessage) -> str:
         try:
             return await self.handler.message(session, envelope, message)
         finally:
             message.discard()
-
-    async def _read_message(self, spool: MessageSpool) -> SpooledMessage | None:
-        """Feed the spool until `<CRLF>.<CRLF>`; None when the message overflowed."""
-        self._data_deadline = self.loop.time() + self._settings.data_timeout
-        self._reset_timeout(min(self._settings.idle_timeout, self._settings.data_timeout))
-        # The CRLF that ended the DATA line is part of the terminator of an empty message.
-        self._reader._buffer[:0] = b"\r\n"
-        received = 0
-        while True:
-            try:
-                last = await self._reader.readuntil(END_OF_DATA)
-                return await self._in_thread_when_large(spool, spool.finish, last)
-            except asyncio.LimitOverrunError as error:
-                block = await self._reader.readexactly(error.consumed)
-            received += len(block)
-            if received > DRAIN_FACTOR * self._settings.max_message_size:
-                self._farewell(Reply.MESSAGE_TOO_LARGE)
-                return None
-            await self._in_thread_when_large(spool, spool.append, block)
-
-    async def _in_thread_when_large(self, spool: MessageSpool, take: Callable[[bytes], _T], data: bytes) -> _T:
-        """A spool that writes to a file does so off the event loop."""
-        if spool.is_small_with(data):
-            return take(data)
-        taking = self.loop.run_in_executor(None, take, data)
-        try:
-            return await asyncio.shield(taking)
-        except asyncio.CancelledError:
-            await asyncio.wait([taking])  # or the thread would go on with a spool that has been discarded
-            raise

@@ -54,7 +54,9 @@ DIVERGENCES: dict[str, dict[str, str]] = {
         "attachment 2 bytes": _UUENCODED,
     },
     "legacy/049": {
-        "text": "the file ends in a lone carriage return, which is part of the body; theirs drops it, ours keeps it"
+        "text": "the file ends in a lone carriage return, which is part of the body; theirs drops it, ours keeps it",
+        "attachments": "three uuencoded pictures stand inside the text; theirs shows them as text only, ours shows the "
+        "text as it stands and hands out the pictures as well",
     },
     "legacy/052": {"subject": _EIGHT_BIT_HEADER, "to": _EIGHT_BIT_HEADER, "text": _EIGHT_BIT_TEXT},
     "malformed/001": {

@@ -100,7 +100,7 @@ def test_all_that_match_are_retried_and_nothing_else(api: Api, database: Databas
     theirs = stranger.receive_and_attempt(stranger.new_address(), 404)
     answer = api.post("/incoming_statuses/retry", query="status_category:failed", address_id=first)
     assert answer.status_code == 202
-    assert answer.json == {"retried": 3, "in_progress": 0, "next_cursor": None}
+    assert answer.json == {"retried": 3, "left_alone": 0, "next_cursor": None}
     assert [row(api, status_id)["state"] for status_id in failed] == ["pending"] * 3
     assert row(api, elsewhere)["state"] == "rejected"
     assert row(api, delivered)["state"] == "delivered"
@@ -114,7 +114,7 @@ def test_the_answer_counts_what_was_left_alone(api: Api) -> None:
     api.receive(address_id)
     api.claim()
     answer = api.post("/incoming_statuses/retry", query="*")
-    assert answer.json == {"retried": 1, "in_progress": 1, "next_cursor": None}
+    assert answer.json == {"retried": 1, "left_alone": 1, "next_cursor": None}
 
 
 def test_a_large_retry_is_done_in_parts(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

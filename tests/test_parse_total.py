@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,26 +11,57 @@ from hypothesis import strategies as st
 from inbound import parse
 from inbound.headers import read_summary
 from inbound.parse import parse_message
-from inbound.parsed import DefectKind, ParsedMessage
+from inbound.parsed import DefectKind
+from inbound.replytext import reply_plain, reply_plain_of
+from tests.presentable import assert_presentable
 
 SEEDS = [path.read_bytes() for path in sorted((Path(__file__).parent / "corpus").glob("*.eml"))]
 PIECES = [b"\r\n", b"\n", b"\r", b"\x00", b" ", b"\t", b"--", b"--b", b"--b--", b":", b";", b"=", b'"', b"<", b">"]
 PIECES += [b"=?utf-8?q?", b"?=", b"charset=utf-7", b"+2AA-", b"filename*0*=", b"%00", b"\x1b$B", b"\xff\xfe"]
 PIECES += [b"Content-Type: multipart/mixed; boundary=b\r\n\r\n", b"Content-Type: message/rfc822\r\n\r\n"]
 PIECES += [b"Content-Transfer-Encoding: base64\r\n"]
+HTML_PIECES = [
+    "<div class=gmail_quote>",
+    "<blockquote>",
+    "</blockquote>",
+    "</div>",
+    "<div>",
+    "<p>",
+    "<br>",
+    "<pre>",
+    "<!--",
+]
+HTML_PIECES += [
+    "<div id=divRplyFwdMsg>",
+    "<div class=yahoo_quoted>",
+    "<div class=gmail_attr>",
+    "-->",
+    "&#99999999;",
+    "&amp",
+]
+HTML_PIECES += ["<script>", "</script>", "On 2024 Ann wrote:", "From: x", '<a b="', "<", ">", " ", "\n", "text"]
+REPLY_PIECES = [
+    "\n",
+    "\r\n",
+    "> ",
+    "On 6 May 2024 Ann wrote:",
+    "From: a@b.c\nSent: 10:11\nTo: b\n",
+    "-----Original Message-----",
+]
+REPLY_PIECES += ["### Reply Above This Line ###", ":", "________________", "text", "\u202b", "：", "-- \n"]
 bounded = settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 @bounded
 @given(st.binary(max_size=2000))
 def test_random_bytes_give_a_message(raw: bytes) -> None:
-    _assert_presentable(parse_message(raw))
+    assert_presentable(parse_message(raw))
 
 
 @bounded
 @given(st.lists(st.sampled_from(PIECES) | st.binary(max_size=20), max_size=60))
 def test_pieces_of_mail_in_any_order_give_a_message(pieces: list[bytes]) -> None:
-    _assert_presentable(parse_message(b"".join(pieces)))
+    assert_presentable(parse_message(b"".join(pieces)))
 
 
 @bounded
@@ -46,7 +76,26 @@ def test_damaged_messages_give_a_message(seed: bytes, edits: list[tuple[int, int
     for position, length, insertion in edits:
         at = position % (len(raw) + 1)
         raw = raw[:at] + insertion + raw[at + length :]
-    _assert_presentable(parse_message(raw))
+    assert_presentable(parse_message(raw))
+
+
+@bounded
+@given(st.lists(st.sampled_from(HTML_PIECES) | st.text(max_size=10), max_size=60))
+def test_pieces_of_html_in_any_order_give_a_reply(pieces: list[str]) -> None:
+    raw = b"Content-Type: text/html; charset=utf-8\r\n\r\n" + "".join(pieces).encode("utf-8", "replace")
+    reply = reply_plain_of(parse_message(raw))
+    assert reply is not None
+    reply.encode("utf-8")
+
+
+@bounded
+@given(st.lists(st.sampled_from(REPLY_PIECES) | st.text(max_size=10), max_size=60))
+def test_pieces_of_a_reply_in_any_order_give_some_of_it(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    reply = reply_plain(text)
+    assert reply is not None
+    lines = [line.strip() for line in text.replace("\r\n", "\n").split("\n")]
+    assert all(line.strip() in lines for line in reply.split("\n"))
 
 
 @bounded
@@ -71,18 +120,3 @@ def test_an_error_of_our_own_costs_no_mail(monkeypatch: pytest.MonkeyPatch) -> N
     assert [defect.kind for defect in message.defects] == [DefectKind.PARSER_FAILED]
     assert message.attachments[0].file_name == "message.eml"
     assert message.attachments[0].content == b"Subject: x\r\n\r\nbody"
-
-
-def _assert_presentable(message: ParsedMessage) -> None:
-    for name, value in message.headers:
-        assert not set("\x00\r\n") & set(name + value)
-    texts = [message.plain, message.html, message.subject, message.message_id]
-    texts += [text for header in message.headers for text in header]
-    texts += [defect.detail for defect in message.defects]
-    for attachment in message.attachments:
-        texts += [attachment.file_name, attachment.content_type, attachment.content_id]
-        assert attachment.file_name
-        assert not set("/\\\x00\r\n;|&$`<>\"'") & set(attachment.file_name)
-    orjson.dumps(texts)  # refuses lone surrogates
-    names = [attachment.file_name.casefold() for attachment in message.attachments]
-    assert len(set(names)) == len(names)

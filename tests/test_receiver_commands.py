@@ -18,13 +18,14 @@ UNWORTHY = (
     "MAIL FROM:<a@b.example> BODY=BINARYMIME", "MAIL FROM:<a@b.example> SMTPUTF8=1", "MAIL FROM:<a@b.example> =",
     "MAIL FROM:<a@b.example> SIZE=99999999999", "MAIL FROM:<a@b.example> SIZE=²",
     "RSET now", "QUIT now", "STARTTLS now", "EHLO", "HELO", "AUTH PLAIN",
-    "BDAT 5", "ETRN x", "", " ", "GET / HTTP/1.1",
+    "ETRN x", "XCLIENT ADDR=192.0.2.1", "PROXY TCP4 192.0.2.1 192.0.2.2 1 25", "", " ", "MAIL\0FROM:<a@b.example>",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with running_gateway(tmp_path_factory.mktemp("commands"), "smtp", PILLARBOX_MAX_SESSION_ERRORS="1000") as started:
+    environment = {"PILLARBOX_MAX_SESSION_ERRORS": "1000", "PILLARBOX_TARPIT_MS": "0"}
+    with running_gateway(tmp_path_factory.mktemp("commands"), "smtp", **environment) as started:
         yield started
         assert "Traceback" not in started.log()
 

@@ -27,7 +27,7 @@ BOOKS = ("bücher.example", "BÜCHER.example", "xn--bcher-kva.example", "bu\u030
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    environment = {"PILLARBOX_MAX_SESSION_ERRORS": "1000"}
+    environment = {"PILLARBOX_MAX_SESSION_ERRORS": "1000", "PILLARBOX_TARPIT_MS": "0"}
     with running_gateway(tmp_path_factory.mktemp("routing"), "smtp", **environment) as started:
         yield started
 

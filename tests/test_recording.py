@@ -9,7 +9,7 @@ from core.delivery import HTTP_POLICY, Policy
 from core.errors import StorageUnavailable
 from core.services.accounts import NewAccount
 from core.services.recording import record
-from core.services.replay import BeingAttempted, replay_one
+from core.services.replay import NotPossibleNow, replay_one
 from core.store.db import Database
 from tests.conftest import NOW_MS
 from tests.deliveries import LEASE_MS, Deliveries, finished
@@ -99,7 +99,7 @@ def test_an_outcome_from_before_a_replay_does_not_end_the_new_cycle(mail: Delive
 def test_a_delivery_that_is_being_attempted_is_not_replayed(mail: Deliveries) -> None:
     (delivery_id,) = mail.accept(TARGET)
     mail.claim()
-    with pytest.raises(BeingAttempted):
+    with pytest.raises(NotPossibleNow):
         replay_one(mail.database, mail.account.account_id, delivery_id, NOW_MS + 1)
 
 

@@ -14,14 +14,16 @@ from core.delivery import DeliveryKind
 from core.mx_check import mx_check_for
 from core.store.blobs import open_blobs
 from core.store.db import Database
-from web.api import addresses, custom_domains, incoming_statuses
+from web.api import addresses, custom_domains, incoming_statuses, rules
 from web.auth import SECURITY_SCHEMES
 from web.context import EXTENSION, Context
 from web.errors import Error, from_validation, handle_errors
 from web.headers import add_security_headers
 from web.health import add_health
+from web.mta_sts import policies
 from web.reference import reference
 from web.requests import MAX_BODY_BYTES, JsonRequest
+from web.stored import stored
 from web.test_targets import targets
 
 DESCRIPTION = (
@@ -62,8 +64,8 @@ def create_app(
 
 
 def _add_routes(app: OpenAPI, settings: Settings, database: Database) -> None:
-    for module in (addresses, custom_domains, incoming_statuses):
+    for module in (addresses, custom_domains, incoming_statuses, rules):
         app.register_api(module.api)
     add_health(app, settings, database)
-    for blueprint in (targets, reference):
+    for blueprint in (targets, reference, stored, policies):
         app.register_blueprint(blueprint)

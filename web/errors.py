@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from core.errors import InvalidField, NotFound, PillarboxError, StorageUnavailable
 from core.mx_check import DnsUnavailable
-from core.services.replay import BeingAttempted
+from core.services.replay import NotPossibleNow
 
 RETRY_AFTER_S = 5
 """What a client is told to wait when database or DNS cannot answer."""
@@ -30,7 +30,7 @@ _CURES = {
 _STATUS_OF: tuple[tuple[type[PillarboxError], HTTPStatus], ...] = (
     (InvalidField, HTTPStatus.UNPROCESSABLE_ENTITY),
     (NotFound, HTTPStatus.NOT_FOUND),
-    (BeingAttempted, HTTPStatus.CONFLICT),
+    (NotPossibleNow, HTTPStatus.CONFLICT),
     (StorageUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (DnsUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
 )

@@ -15,12 +15,14 @@ import structlog
 from rq import Queue
 from rq.serializers import JSONSerializer
 
+from core.clock import SECOND_MS
 from core.delivery import DeliveryKind
 from workers.jobs import DRAIN_TIMEOUT_S, drain
 
 WAKE_TTL_MS = 5_000
-ATTENDED_TTL_MS = 500
-"""How long rings are held back for a worker that was killed at the door."""
+SIGN_MARGIN_MS = 250
+"""How much longer the sign of an attending worker stands than it stays: for so long are rings held back for one that
+was killed at the door."""
 ATTENDING_S = 0.25
 """How long a worker stays at the door when nothing comes."""
 FAILED_JOB_TTL_S = 60
@@ -106,10 +108,10 @@ class Door:
         """Take notice of all rings so far; whoever does claims afterwards."""
         self._redis.delete(self._mark)
 
-    def attend(self) -> bool:
+    def attend(self, seconds: float = ATTENDING_S) -> bool:
         """Stay at the door for a moment; whether it rang."""
-        self._redis.set(self._sign, 1, px=ATTENDED_TTL_MS)
-        if self._redis.blpop([self._mark], timeout=ATTENDING_S):
+        self._redis.set(self._sign, 1, px=int(seconds * SECOND_MS) + SIGN_MARGIN_MS)
+        if self._redis.blpop([self._mark], timeout=seconds):
             return True
         self._redis.delete(self._sign)
         return bool(self._redis.delete(self._mark))

@@ -45,4 +45,5 @@ def sweep(database: Database, connection: redis.Redis, clock: Clock) -> None:
     """
     for kind in DeliveryKind:
         if has_due(database, kind, clock()) and open_queue(connection, kind).count == 0:
-            Door(connection, kind).enqueue()
+            door = Door(connection, kind)
+            door.enqueue() if kind is DeliveryKind.INBOUND else door.ring()

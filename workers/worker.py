@@ -1,11 +1,13 @@
-"""A worker process: an RQ worker whose jobs wake an `Engine`."""
+"""A worker process: an RQ worker whose jobs wake engines, one for each kind of delivery."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import redis
@@ -13,21 +15,18 @@ import structlog
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
-from core.clock import SECOND_MS, system_clock
+from core.clock import system_clock
 from core.config import Settings
-from core.delivery import HTTP_POLICY, DeliveryKind
+from core.delivery import DeliveryKind
 from core.errors import StorageUnavailable
 from core.services.claims import release
-from core.store.blobs import open_blobs
 from core.store.db import Database
-from inbound.attempt import InboundAttempt
-from inbound.forward import Forwarder
-from inbound.guarded_http import DeadlineWatch, guarded_session
 from workers.doorbell import Door, open_queue, open_redis
 from workers.engine import Engine, EngineLimits
 from workers.jobs import DRAIN_LIMIT_S, answer_with
 from workers.presence import Presence
 from workers.roll import WorkerRoll
+from workers.transports import open_transports
 
 SHUTDOWN_S = 7.0
 """How long attempts in flight may finish; `pillarbox up` promises to be gone within 10 seconds."""
@@ -35,6 +34,9 @@ LONGEST_REDIS_WAIT_S = 2.0
 WORKER_TTL_S = 30
 """How long a worker that was killed stays in RQ's register."""
 ROLL_FOLDER = "workers"
+SECONDARY_KINDS = (DeliveryKind.FORWARD, DeliveryKind.ERROR_CALLBACK, DeliveryKind.BOUNCE)
+SIDE_DOOR_S = 1.0
+"""How long one wait at a side door lasts; a client of ours waits two seconds for Redis at most."""
 
 log = structlog.get_logger("worker")
 
@@ -43,51 +45,68 @@ class DrainWorker(SimpleWorker):
     """Runs jobs in its own process: a fork for each would cost more than the work."""
 
     max_connection_wait_time = LONGEST_REDIS_WAIT_S
-    engine: Engine
+    engines: tuple[Engine, ...] = ()
     is_asked_to_stop = False
 
     def handle_warm_shutdown_request(self) -> None:
         """Let a running drain end at once."""
         self.is_asked_to_stop = True
-        self.engine.stop_claiming()
+        for engine in self.engines:
+            engine.stop_claiming()
 
 
 def run_worker(settings: Settings, database: Database) -> None:
     """Work until SIGTERM or SIGINT, then finish what is in flight. Does not return."""
-    kind = DeliveryKind.INBOUND
     roll = WorkerRoll(settings.data / ROLL_FOLDER)
     worker_id = roll.sign_in()
     connection = open_redis(settings.redis_location)
-    engine = build_engine(settings, database, kind, worker_id)
-    _release_leases_of_the_dead(roll, database, kind)
-    engine.start()
+    engines = build_engines(settings, database, worker_id)
+    _release_leases_of_the_dead(roll, database)
+    for engine in engines.values():
+        engine.start()
+    for kind in SECONDARY_KINDS:
+        SideDoor(engines[kind], open_redis(settings.redis_location), kind).start()
     presence = Presence(open_redis(settings.redis_location))  # not RQ's: that waits long for answers, this must not
     presence.start()
 
-    is_asked = _work_until_stopped(engine, connection, kind, settings.worker_threads)
+    is_asked = _work_until_stopped(engines, connection, settings.worker_threads)
     presence.stop()
-    abandoned = engine.stop(SHUTDOWN_S)
+    abandoned = _stop_all(engines)
     if abandoned:
         log.warning("attempts abandoned; they are made again", attempts=abandoned)
     else:
         roll.sign_out(worker_id)
-    _end_without_waiting_for_threads(0 if is_asked and not engine.has_failed else 1)
+    has_failed = any(engine.has_failed for engine in engines.values())
+    _end_without_waiting_for_threads(0 if is_asked and not has_failed else 1)
 
 
-def _work_until_stopped(engine: Engine, connection: redis.Redis, kind: DeliveryKind, threads: int) -> bool:
+def _stop_all(engines: Mapping[DeliveryKind, Engine]) -> int:
+    """End all engines within one grace; how many attempts were abandoned."""
+    deadline = time.monotonic() + SHUTDOWN_S
+    for engine in engines.values():
+        engine.stop_claiming()
+    return sum(engine.stop(max(0.0, deadline - time.monotonic())) for engine in engines.values())
+
+
+def _work_until_stopped(engines: Mapping[DeliveryKind, Engine], connection: redis.Redis, threads: int) -> bool:
     """Take jobs; returns whether somebody asked for the end. RQ's worker also ends when Redis does during a job."""
-    door = Door(connection, kind)
-    answer_with(lambda _: drain_and_attend(engine, door))
+    doors = {kind: Door(connection, kind) for kind in engines}
+
+    def answer(name: str) -> None:
+        kind = DeliveryKind(name)
+        drain_and_attend(engines[kind], doors[kind])
+
+    answer_with(answer)
     logging.getLogger("rq.worker").addFilter(_shorten_redis_errors)
     try:
         worker = DrainWorker(
-            [open_queue(connection, kind)],
+            [open_queue(connection, kind) for kind in engines],
             connection=connection,
             serializer=JSONSerializer,
             log_job_description=False,
             worker_ttl=WORKER_TTL_S,
         )
-        worker.engine = engine
+        worker.engines = tuple(engines.values())
         log.info("delivering", threads=threads)
         worker.work(logging_level="WARNING")
     except redis.RedisError as error:
@@ -104,10 +123,10 @@ def _shorten_redis_errors(record: logging.LogRecord) -> bool:
     return True
 
 
-def _release_leases_of_the_dead(roll: WorkerRoll, database: Database, kind: DeliveryKind) -> None:
+def _release_leases_of_the_dead(roll: WorkerRoll, database: Database) -> None:
     def release_all(dead_id: str) -> int:
         with database.transaction():
-            return release(database, kind, dead_id, system_clock())
+            return sum(release(database, kind, dead_id, system_clock()) for kind in DeliveryKind)
 
     try:
         roll.bury_the_dead(release_all)
@@ -126,19 +145,45 @@ def drain_and_attend(engine: Engine, door: Door) -> None:
     door.enqueue()
 
 
-def build_engine(settings: Settings, database: Database, kind: DeliveryKind, worker_id: str) -> Engine:
-    """The engine that the settings describe."""
-    session = guarded_session(settings.target_policy, settings.host_concurrency, settings.ca_file or None)
-    forwarder = Forwarder(session, DeadlineWatch(), settings.target_timeout, system_clock)
-    attempt = InboundAttempt(forwarder, open_blobs(settings.blob_location), system_clock)
-    limits = EngineLimits(
-        kind=kind,
-        threads=settings.worker_threads,
-        host_concurrency=settings.host_concurrency,
-        attempt_limit_ms=settings.target_timeout * SECOND_MS,
-        worker_id=worker_id,
-    )
-    return Engine(database, attempt, limits, HTTP_POLICY, system_clock)
+class SideDoor(threading.Thread):
+    """Attends for a kind that has few deliveries, beside the jobs: those may be busy with mail for half a minute.
+
+    A ring then needs no job. When Redis is away it waits; the scheduler's job, or the next ring, comes later.
+    """
+
+    def __init__(self, engine: Engine, connection: redis.Redis, kind: DeliveryKind) -> None:
+        super().__init__(name=f"side-door-{kind}", daemon=True)
+        self._engine = engine
+        self._door = Door(connection, kind)
+
+    def run(self) -> None:
+        """Wait for rings, for as long as the process lives."""
+        while True:
+            try:
+                if self._door.attend(SIDE_DOOR_S):
+                    self._engine.drain(DRAIN_LIMIT_S)
+            except redis.RedisError:
+                time.sleep(SIDE_DOOR_S)
+
+
+def build_engines(settings: Settings, database: Database, worker_id: str) -> dict[DeliveryKind, Engine]:
+    """The engines that the settings describe, one for each kind of delivery. Raises `ConfigurationError`."""
+    return {
+        kind: Engine(
+            database,
+            transport.attempt,
+            EngineLimits(
+                kind=kind,
+                threads=transport.threads,
+                host_concurrency=settings.host_concurrency,
+                attempt_limit_ms=transport.attempt_limit_ms,
+                worker_id=worker_id,
+            ),
+            transport.policy,
+            system_clock,
+        )
+        for kind, transport in open_transports(settings, database, system_clock).items()
+    }
 
 
 def _end_without_waiting_for_threads(status: int) -> Any:

@@ -12,13 +12,17 @@ from itertools import islice
 
 import orjson
 
+from core.address_settings import AddressSettings, read_address_settings
 from core.clock import SECOND_MS, to_datetime
 from core.delivery import DeliveryKind, Progress
-from core.envelope import Envelope
+from core.envelope import NO_VERDICTS, Envelope
 from core.fairness import Candidate, ClaimPlan, HostHealth, HostLoad
 from core.formats import TargetFormat
 from core.ids import new_time_ordered_id
+from core.rules import Judgement, Rule, read_judgement
+from core.services.rules import RulesByAccount, load_rules, rules_for
 from core.store.db import Database, Row
+from core.verdicts import read_verdicts
 
 LEASE_GRACE_MS = 15 * SECOND_MS
 """How much longer a lease lasts than an attempt may: for parsing before it and recording after it."""
@@ -43,6 +47,7 @@ WHERE due <= ? ORDER BY due"""
 _IN_FLIGHT = """
 SELECT target_host, count(*), min(due_ms) FROM delivery
 WHERE kind = ? AND lease_token IS NOT NULL AND due_ms > ? GROUP BY target_host"""
+_ACCOUNT_COLUMN = 2  # of _LOAD
 _HEALTH = "SELECT target_host, failures, open_until_ms, is_slow FROM target_health"
 # The expressions keep PostgreSQL from the partial indexes, which in a busy queue are full of dead entries: with these
 # ids in hand, the primary key is always the way (measured: 10 to 300 ms against less than 1).
@@ -56,12 +61,12 @@ UPDATE delivery SET lease_token = NULL, due_ms = ?
 WHERE id IN (SELECT id FROM delivery WHERE kind = ? AND state = 'pending' AND lease_token IS NOT NULL
              AND lease_token LIKE ? ORDER BY id {locking}) RETURNING id"""
 _LOAD = """
-SELECT d.id, d.attempts, d.cycle_attempts, d.cycle_started_ms, d.target_host, d.recipients,
-       coalesce(c.domain_target, a.target), a.target_format, a.secret,
-       m.id, m.mail_from, m.helo, m.remote_ip, m.tls_version, m.tls_cipher, m.md5, m.received_ms, m.size,
-       r.body, r.blob_key
+SELECT d.id, d.kind, d.account_id, d.address_id, d.attempts, d.cycle_attempts, d.cycle_started_ms, d.target_host,
+       d.recipients, d.is_released, d.judgement, d.detail, coalesce(c.domain_target, a.target), a.target_format,
+       a.secret, a.settings, m.id, m.mail_from, m.helo, m.remote_ip, m.tls_version, m.tls_cipher, m.md5, m.received_ms, m.size,
+       m.verdicts, r.body, r.blob_key
 FROM delivery d JOIN address a ON a.id = d.address_id JOIN message m ON m.id = d.message_id
-JOIN raw_message r ON r.message_id = m.id LEFT JOIN custom_domain c ON c.id = d.custom_domain_id
+LEFT JOIN raw_message r ON r.message_id = m.id LEFT JOIN custom_domain c ON c.id = d.custom_domain_id
 WHERE d.id IN ({places}) ORDER BY d.id"""
 
 
@@ -70,6 +75,9 @@ class ClaimedDelivery:
     """Everything an attempt needs, so that it never asks the database."""
 
     delivery_id: str
+    kind: DeliveryKind
+    account_id: str
+    address_id: str
     lease_token: str
     attempt_number: int
     progress: Progress
@@ -77,8 +85,19 @@ class ClaimedDelivery:
     target: str
     target_format: TargetFormat
     secret: str
+    settings: AddressSettings
+    rules: tuple[Rule, ...]
+    """What it is to be judged by, when it has not been."""
+    is_released: bool
+    """Whether a person let it out of quarantine: no rule holds it again."""
+    judgement: Judgement | None
+    """What rules and checks said, when they were asked already."""
+    detail: str | None
+    """What a delivery that is no mail carries, as JSON."""
     message_id: str
     envelope: Envelope
+    is_checked: bool
+    """Whether the envelope's verdicts are there, because the checks were made already."""
     size: int
     """Of the raw message, in bytes."""
     body: bytes | None
@@ -122,7 +141,7 @@ def claim(database: Database, request: ClaimRequest, now_ms: int) -> Claim:
         plan, is_blocked = _plan(database, request, now_ms)
         leased = _lease(database, request, plan.chosen, now_ms)
         return Claim(
-            _load(database, leased, request.lease_token),
+            load(database, leased, request.lease_token),
             is_partial=plan.is_full or len(leased) < len(plan.chosen),
             is_blocked=is_blocked,
         )
@@ -210,16 +229,20 @@ def _lease(database: Database, request: ClaimRequest, chosen: Sequence[str], now
         return [row[0] for row in database.execute(statement, (*chosen, now_ms, request.lease_token, lease_end))]
 
 
-def _load(database: Database, leased: Sequence[str], token: str) -> list[ClaimedDelivery]:
+def load(database: Database, leased: Sequence[str], token: str) -> list[ClaimedDelivery]:
+    """What attempts need of deliveries that are leased under this token."""
     if not leased:
         return []
-    return [_claimed(row, token) for row in database.execute(_LOAD.format(places=_places(leased)), leased)]
+    rows = database.execute(_LOAD.format(places=_places(leased)), leased)
+    rules = load_rules(database, sorted({row[_ACCOUNT_COLUMN] for row in rows}))
+    return [_claimed(row, token, rules) for row in rows]
 
 
-def _claimed(row: Row, token: str) -> ClaimedDelivery:
+def _claimed(row: Row, token: str, rules: RulesByAccount) -> ClaimedDelivery:
     (
-        delivery_id, attempts, cycle_attempts, cycle_started_ms, target_host, recipients, target, target_format,
-        secret, message_id, mail_from, helo, remote_ip, tls_version, tls_cipher, md5, received_ms, size, body, blob_key,
+        delivery_id, kind, account_id, address_id, attempts, cycle_attempts, cycle_started_ms, target_host, recipients,
+        is_released, judgement, detail, target, target_format, secret, settings, message_id, mail_from, helo, remote_ip,
+        tls_version, tls_cipher, md5, received_ms, size, verdicts, body, blob_key,
     ) = row  # fmt: skip
     envelope = Envelope(
         mail_from=mail_from,
@@ -230,9 +253,13 @@ def _claimed(row: Row, token: str) -> ClaimedDelivery:
         tls_cipher=tls_cipher,
         md5=md5,
         received_at=to_datetime(received_ms),
+        verdicts=NO_VERDICTS if verdicts is None else read_verdicts(verdicts),
     )
     return ClaimedDelivery(
         delivery_id=delivery_id,
+        kind=DeliveryKind(kind),
+        account_id=account_id,
+        address_id=address_id,
         lease_token=token,
         attempt_number=attempts,
         progress=Progress(cycle_attempts, cycle_started_ms),
@@ -240,8 +267,14 @@ def _claimed(row: Row, token: str) -> ClaimedDelivery:
         target=target,
         target_format=TargetFormat(target_format),
         secret=secret,
+        settings=read_address_settings(settings),
+        rules=rules_for(rules, account_id, address_id),
+        is_released=bool(is_released),
+        judgement=None if judgement is None else read_judgement(judgement),
+        detail=detail,
         message_id=message_id,
         envelope=envelope,
+        is_checked=verdicts is not None,
         size=size,
         body=None if body is None else bytes(body),
         blob_key=blob_key,

@@ -1,12 +1,14 @@
-"""Replaying deliveries: trying again at a customer's word, whatever became of them before.
+"""Replaying deliveries, and releasing them from quarantine: trying (again) at a customer's word.
 
-A replay begins a new cycle of attempts. The delivery keeps its id, so a receiver that remembers ids can tell.
+Either begins a new cycle of attempts. The delivery keeps its id, so a receiver that remembers ids can tell. A retry
+leaves quarantine alone: what rules hold goes out by a release only, and after that no rule holds it again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import islice
 
 from core.clock import Clock
@@ -20,16 +22,31 @@ MAX_REPLAYS = 10_000
 BATCH = 500
 """How many of them one transaction changes: a worker that wants to claim does not wait long."""
 
-_REPLAY = f"""
+_MAKE_DUE = f"""
 UPDATE delivery SET state = '{DeliveryState.PENDING}', cycle_attempts = 0, cycle_started_ms = ?, due_ms = ?,
-                    lease_token = NULL, finished_ms = NULL
+                    lease_token = NULL, finished_ms = NULL {{change}}
 WHERE id IN (SELECT id FROM delivery
-             WHERE id IN ({{places}}) AND (lease_token IS NULL OR due_ms <= ?) ORDER BY id {{locking}})
-RETURNING id"""  # noqa: S608 (a constant)
+             WHERE id IN ({{places}}) AND (lease_token IS NULL OR due_ms <= ?) AND {{which}}
+               AND EXISTS (SELECT 1 FROM raw_message r WHERE r.message_id = delivery.message_id)
+             ORDER BY id {{locking}})
+RETURNING id"""  # noqa: S608 (constants)
+_HAS_RAW = """
+SELECT 1 FROM delivery d JOIN raw_message r ON r.message_id = d.message_id WHERE d.id = ?"""
 
 
-class BeingAttempted(PillarboxError):
-    """The delivery is with its target at this moment; its outcome is not to be disturbed."""
+class Wish(Enum):
+    """What a customer asks for."""
+
+    RETRY = ("", f"state <> '{DeliveryState.QUARANTINED}'")
+    RELEASE = (", is_released = TRUE, last_error = NULL", f"state = '{DeliveryState.QUARANTINED}'")
+
+    def __init__(self, change: str, which: str) -> None:
+        self.change = change
+        self.which = which
+
+
+class NotPossibleNow(PillarboxError):
+    """The delivery is not in a state for it: with its target at this moment, held, not held, or without its mail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,33 +54,52 @@ class Replayed:
     """What a replay of many came to."""
 
     retried: int
-    in_progress: int
-    """Left alone, because they were being attempted at that moment."""
+    left_alone: int
+    """Being attempted at that moment, in quarantine (not in it, for a release), or with their mail purged."""
     next_cursor: str | None
     """Where to go on when there was more than one call may replay."""
 
 
-def replay_one(database: Database, account_id: str, delivery_id: str, now_ms: int) -> StatusRecord:
-    """Make one delivery due now. Raises `NotFound` and `BeingAttempted`."""
-    get_status(database, account_id, delivery_id)
-    if not _replay(database, [delivery_id], now_ms):
-        raise BeingAttempted(f"{delivery_id} is being delivered at this moment; see what comes of it, then try again")
+def replay_one(
+    database: Database, account_id: str, delivery_id: str, now_ms: int, wish: Wish = Wish.RETRY
+) -> StatusRecord:
+    """Make one delivery due now. Raises `NotFound` and `NotPossibleNow`."""
+    before = get_status(database, account_id, delivery_id)
+    if not _make_due(database, [delivery_id], wish, now_ms):
+        raise NotPossibleNow(_obstacle(database, before, wish))
     return get_status(database, account_id, delivery_id)
 
 
-def replay_matching(database: Database, wanted: StatusFilter, cursor: str | None, clock: Clock) -> Replayed:
+def replay_matching(
+    database: Database, wanted: StatusFilter, cursor: str | None, clock: Clock, wish: Wish = Wish.RETRY
+) -> Replayed:
     """Make all deliveries that match due now, up to `MAX_REPLAYS`. Raises `InvalidField` for a bad cursor."""
     page = matching_ids(database, wanted, MAX_REPLAYS, cursor, clock)
     waiting = iter(page.entries)
     retried = 0
     while batch := list(islice(waiting, BATCH)):
-        retried += _replay(database, batch, clock())
+        retried += _make_due(database, batch, wish, clock())
     return Replayed(retried, len(page.entries) - retried, page.next_cursor)
 
 
-def _replay(database: Database, ids: Sequence[str], now_ms: int) -> int:
+def _obstacle(database: Database, record: StatusRecord, wish: Wish) -> str:
+    """Why a delivery was left alone."""
+    is_held = record.state is DeliveryState.QUARANTINED
+    with database.reading():
+        has_raw = bool(database.execute(_HAS_RAW, (record.delivery_id,)))
+    if not has_raw:
+        return f"{record.delivery_id} has no message any more; it was purged after PILLARBOX_KEEP_RAW_DAYS"
+    if wish is Wish.RETRY and is_held:
+        return f"{record.delivery_id} is in quarantine ({record.last_error}); release it instead"
+    if wish is Wish.RELEASE and not is_held:
+        return f"{record.delivery_id} is not in quarantine; it is {record.state}"
+    return f"{record.delivery_id} is being delivered at this moment; see what comes of it, then try again"
+
+
+def _make_due(database: Database, ids: Sequence[str], wish: Wish, now_ms: int) -> int:
     """How many of these became due; rows that a worker is claiming or recording right now are passed over."""
     locking = "FOR UPDATE SKIP LOCKED" if database.is_postgres else ""
-    statement = _REPLAY.format(places=", ".join("?" for _ in ids), locking=locking)
+    places = ", ".join("?" for _ in ids)
+    statement = _MAKE_DUE.format(places=places, locking=locking, change=wish.change, which=wish.which)
     with database.transaction():
         return len(database.execute(statement, (now_ms, now_ms, *ids, now_ms)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from core.address_settings import read_address_settings
 from core.routing import AddressEntry, DomainEntry
+from core.rules import Rule
+from core.services.rules import load_rules, rules_for
 from core.store.db import Database
 
-_ADDRESS = "SELECT id, account_id, target FROM address WHERE id = ? AND deleted_ms IS NULL"
+_ADDRESS = "SELECT id, account_id, target, settings, secret FROM address WHERE id = ? AND deleted_ms IS NULL"
 _DOMAINS = """
-SELECT c.domain, c.id, c.auth_regex, c.domain_target, a.id, a.account_id, a.target
+SELECT c.domain, c.id, c.auth_regex, c.domain_target, a.id, a.account_id, a.target, a.settings, a.secret
 FROM custom_domain c JOIN address a ON a.id = c.address_id
 WHERE c.domain IN ({places}) AND c.deleted_ms IS NULL AND a.deleted_ms IS NULL"""
 
@@ -22,7 +25,7 @@ class StoredAddressBook:
         """The live address of that id."""
         with self._database.reading():
             rows = self._database.execute(_ADDRESS, (address_id,))
-        return AddressEntry(*rows[0]) if rows else None
+        return _entry(*rows[0]) if rows else None
 
     def find_domains(self, names: tuple[str, ...]) -> dict[str, DomainEntry]:
         """The live custom domains among `names`, by name."""
@@ -30,6 +33,15 @@ class StoredAddressBook:
         with self._database.reading():
             rows = self._database.execute(statement, names)
         return {
-            domain: DomainEntry(domain_id, AddressEntry(address_id, account_id, target), auth_regex, domain_target)
-            for domain, domain_id, auth_regex, domain_target, address_id, account_id, target in rows
+            domain: DomainEntry(domain_id, _entry(*address), auth_regex, domain_target)
+            for domain, domain_id, auth_regex, domain_target, *address in rows
         }
+
+    def find_rules(self, account_id: str, address_id: str) -> tuple[Rule, ...]:
+        """The rules that mail to an address is judged by."""
+        with self._database.reading():
+            return rules_for(load_rules(self._database, [account_id]), account_id, address_id)
+
+
+def _entry(address_id: str, account_id: str, target: str, settings: str, secret: str) -> AddressEntry:
+    return AddressEntry(address_id, account_id, target, read_address_settings(settings), secret)

@@ -9,12 +9,14 @@ from enum import StrEnum
 import orjson
 
 from core.clock import SECOND_MS, Clock
-from core.delivery import DeliveryKind, DeliveryState
+from core.delivery import RECEIVED_KINDS, DeliveryState
 from core.errors import InvalidField, NotFound
+from core.rules import Judgement, read_judgement
 from core.search_fields import EVERYTHING, Condition
 from core.services.paging import Page, PageRequest, bad_cursor
 from core.store.blobs import BlobStore
 from core.store.db import Database, Row
+from core.verdicts import Verdicts, read_verdicts
 
 SEARCH_WINDOW = 5_000
 """How many statuses one statement of a search looks through."""
@@ -26,9 +28,10 @@ _OLDER_THAN_ALL = ""
 
 _COLUMNS = """
 d.id, d.address_id, d.recipients, d.target_host, d.state, d.attempts, d.due_ms, d.lease_token, d.last_status,
-d.last_error, d.created_ms, d.finished_ms, m.mail_from, m.tls_version, m.size, m.md5, m.subject, m.header_message_id"""
+d.last_error, d.judgement, d.is_released, d.created_ms, d.finished_ms, m.mail_from, m.tls_version, m.size, m.md5,
+m.subject, m.header_message_id"""
 _FROM = "FROM delivery d JOIN message m ON m.id = d.message_id"
-_SCOPE = f"d.account_id = ? AND d.kind = '{DeliveryKind.INBOUND}'"
+_SCOPE = f"d.account_id = ? AND d.kind IN ({', '.join(repr(kind.value) for kind in RECEIVED_KINDS)})"
 _GET = f"SELECT {_COLUMNS} {_FROM} WHERE {_SCOPE} AND d.id = ?"
 _ATTEMPTS = """
 SELECT number, started_ms, duration_ms, status, error, response FROM attempt
@@ -36,6 +39,8 @@ WHERE delivery_id = ? ORDER BY id DESC LIMIT ?"""
 _RAW = f"""
 SELECT r.body, r.blob_key FROM delivery d JOIN raw_message r ON r.message_id = d.message_id
 WHERE {_SCOPE} AND d.id = ?"""  # noqa: S608 (constants)
+_VERDICTS = """
+SELECT m.verdicts FROM delivery d JOIN message m ON m.id = d.message_id WHERE d.id = ? AND m.verdicts IS NOT NULL"""
 MAX_ATTEMPTS_SHOWN = 100
 
 
@@ -45,6 +50,8 @@ class StatusCategory(StrEnum):
     SUCCESSFUL = "successful"
     DELAYED = "delayed"
     FAILED = "failed"
+    QUARANTINED = "quarantined"
+    """Ours: held by a rule or a check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,9 @@ class StatusRecord:
     last_status: int | None
     """None before the first attempt has ended, 0 when the target could not be reached."""
     last_error: str | None
+    judgement: Judgement | None
+    """What rules and checks said; None when there was nothing to ask."""
+    is_released: bool
     attempts: int
     due_ms: int
     is_leased: bool
@@ -79,6 +89,10 @@ class StatusRecord:
         """None while there has been no failure and no success yet."""
         if self.state is DeliveryState.DELIVERED:
             return StatusCategory.SUCCESSFUL
+        if self.state is DeliveryState.QUARANTINED:
+            return StatusCategory.QUARANTINED
+        if self.state is DeliveryState.DEFERRED:
+            return StatusCategory.DELAYED
         if self.state is not DeliveryState.PENDING:
             return StatusCategory.FAILED
         has_failed = self.last_status is not None and not 200 <= self.last_status < 300
@@ -144,6 +158,13 @@ def list_attempts(database: Database, delivery_id: str) -> list[AttemptRecord]:
     with database.reading():
         rows = database.execute(_ATTEMPTS, (delivery_id, MAX_ATTEMPTS_SHOWN))
     return [AttemptRecord(*row) for row in reversed(rows)]
+
+
+def read_verdicts_of(database: Database, delivery_id: str) -> Verdicts | None:
+    """What the checks found; None when none were made, or that was purged."""
+    with database.reading():
+        rows = database.execute(_VERDICTS, (delivery_id,))
+    return read_verdicts(rows[0][0]) if rows else None
 
 
 def read_raw(database: Database, blobs: BlobStore, account_id: str, delivery_id: str) -> bytes:
@@ -238,7 +259,7 @@ def _read_cursor(cursor: str | None) -> str:
 def _record(row: Row) -> StatusRecord:
     (
         delivery_id, address_id, recipients, target_host, state, attempts, due_ms, lease_token, last_status,
-        last_error, created_ms, finished_ms, mail_from, tls, size, md5, subject, message_id,
+        last_error, judgement, is_released, created_ms, finished_ms, mail_from, tls, size, md5, subject, message_id,
     ) = row  # fmt: skip
     return StatusRecord(
         delivery_id=delivery_id,
@@ -254,6 +275,8 @@ def _record(row: Row) -> StatusRecord:
         state=DeliveryState(state),
         last_status=last_status,
         last_error=last_error,
+        judgement=None if judgement is None else read_judgement(judgement),
+        is_released=bool(is_released),
         attempts=attempts,
         due_ms=due_ms,
         is_leased=lease_token is not None,

@@ -7,8 +7,9 @@ an object store's answer is taken at its word.
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -17,10 +18,24 @@ from obstore.store import from_url
 
 from core.errors import ConfigurationError, StorageUnavailable
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
 INLINE_LIMIT = 128 * 1024
 """Messages up to this size (in bytes) are kept in their row: one commit, one sync, no second store to ask."""
 SHARD_DIGITS = 2
 OBJECT_STORE_SCHEMES = {"s3", "s3a", "gs", "az", "azure", "abfs", "abfss"}
+STORE_PATIENCE_S = 20
+"""A store that hangs must not keep a session or a worker; obstore alone would go on for three minutes."""
+_CLIENT_OPTIONS: ClientConfig = {
+    "connect_timeout": timedelta(seconds=5),
+    "timeout": timedelta(seconds=STORE_PATIENCE_S),
+}
+_RETRIES: RetryConfig = {
+    "max_retries": 2,
+    "retry_timeout": timedelta(seconds=STORE_PATIENCE_S / 2),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
+}
 
 
 class BlobStore(Protocol):
@@ -43,15 +58,15 @@ class DiskBlobs:
         self._folder = folder
         self._synced_shards: set[Path] = set()
         folder.mkdir(parents=True, exist_ok=True)
-        _sync(folder.parent)
+        sync_to_disk(folder.parent)
 
     def put_file(self, key: str, path: Path) -> None:
         """Sync, rename into place, sync the folders. The file must lie on the same file system."""
         try:
             shard = self._make_shard(key)
-            _sync(path)
+            sync_to_disk(path)
             path.replace(shard / key)
-            _sync(shard)
+            sync_to_disk(shard)
         except OSError as error:
             raise StorageUnavailable("the message folder cannot be written to now") from error
 
@@ -76,7 +91,7 @@ class DiskBlobs:
         shard = self._path(key).parent
         if shard not in self._synced_shards:  # one that is there may be another process's, and not synced yet
             shard.mkdir(exist_ok=True)
-            _sync(self._folder)
+            sync_to_disk(self._folder)
             self._synced_shards.add(shard)
         return shard
 
@@ -85,10 +100,7 @@ class ObjectStoreBlobs:
     """An S3, Google Cloud Storage or Azure container, by obstore; credentials come from the environment."""
 
     def __init__(self, url: str) -> None:
-        try:
-            self._store = from_url(url)
-        except (BaseError, ValueError) as error:
-            raise ConfigurationError(f"BLOB_URL: {url!r} cannot be used ({error})") from error
+        self._store = open_object_store(url)
 
     def put_file(self, key: str, path: Path) -> None:
         """Upload, in parts where it is large, then remove the local file."""
@@ -115,6 +127,18 @@ class ObjectStoreBlobs:
             raise StorageUnavailable(f"blob {key} cannot be removed now") from error
 
 
+def open_object_store(url: str) -> Any:
+    """obstore's store of our own `BLOB_URL`. No call of it takes much longer than `STORE_PATIENCE_S`.
+
+    Raises `ConfigurationError`.
+    """
+    is_remote = urlsplit(url).scheme in OBJECT_STORE_SCHEMES
+    try:
+        return from_url(url, client_options=_CLIENT_OPTIONS, retry_config=_RETRIES) if is_remote else from_url(url)
+    except (BaseError, ValueError) as error:
+        raise ConfigurationError(f"BLOB_URL: {url!r} cannot be used ({error})") from error
+
+
 def open_blobs(url: str) -> BlobStore:
     """The blob store of a URL. Raises `ConfigurationError`."""
     parts = urlsplit(url)
@@ -125,7 +149,7 @@ def open_blobs(url: str) -> BlobStore:
     raise ConfigurationError(f"BLOB_URL: scheme {parts.scheme!r} is not known; use file, s3, gs or az")
 
 
-def _sync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
     """Flush a file or a folder to the disk (fsync of the folder makes a rename in it durable)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

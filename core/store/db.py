@@ -78,18 +78,21 @@ class Database:
             with peewee.__exception_wrapper__:  # type: ignore[attr-defined]  # or a wrong row would look like an outage
                 self._peewee.connection().cursor().executemany(self._native(statement), rows)
 
-    def execute_values(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run one statement with all rows in the place of its `{rows}`, as `VALUES` takes them.
+    def execute_values(self, statement: str, rows: Sequence[Sequence[Any]]) -> list[Row]:
+        """Run one statement with all rows in the place of its `{rows}`, as `VALUES` takes them; gives what it returns.
 
         The driver lets other threads run at every step, and `execute_many` is a step for each row: with the write lock
         held, a busy process would keep all others waiting.
         """
+        returned: list[Row] = []
         if not rows:
-            return
+            return returned
         at_once = max(1, MAX_PARAMETERS // len(rows[0]))
         for start in range(0, len(rows), at_once):
             some = rows[start : start + at_once]
-            self.execute(_with_rows(statement, len(some), len(some[0])), [value for row in some for value in row])
+            values = [value for row in some for value in row]
+            returned += self.execute(_with_rows(statement, len(some), len(some[0])), values)
+        return returned
 
     def is_ready(self) -> bool:
         """Whether a query runs now."""

@@ -7,17 +7,21 @@ from collections.abc import Callable
 from core.envelope import Envelope
 from core.formats import TargetFormat
 from inbound.parsed import ParsedMessage
-from inbound.payloads import json_n, multipart_n, raw
-from inbound.payloads.fields import Payload
+from inbound.payloads import json_hash, json_n, multipart_hash, multipart_n, original, postmark, raw
+from inbound.payloads.fields import Payload, RenderOptions
 
-__all__ = ["Payload", "render"]
+__all__ = ["Payload", "RenderOptions", "render"]
 
-_Renderer = Callable[[bytes, Callable[[], ParsedMessage], Envelope], Payload]
+_Renderer = Callable[[bytes, Callable[[], ParsedMessage], Envelope, RenderOptions], Payload]
 
 _RENDERERS: dict[TargetFormat, _Renderer] = {
     TargetFormat.JSON_N: json_n.render,
     TargetFormat.MULTIPART_N: multipart_n.render,
     TargetFormat.RAW: raw.render,
+    TargetFormat.JSON: json_hash.render,
+    TargetFormat.MULTIPART: multipart_hash.render,
+    TargetFormat.ORIGINAL: original.render,
+    TargetFormat.POSTMARK: postmark.render,
 }
 
 
@@ -26,10 +30,11 @@ def render(
     raw: bytes,
     message: Callable[[], ParsedMessage],
     envelope: Envelope,
+    options: RenderOptions,
 ) -> Payload:
     """Build the POST for one message.
 
     `message` gives the parsed message; it is called only by formats that need one, so `raw` parses nothing.
     Pass a cached function to parse once for several targets.
     """
-    return _RENDERERS[format](raw, message, envelope)
+    return _RENDERERS[format](raw, message, envelope, options)

@@ -1,26 +1,34 @@
-"""`multipart/form-data` bodies (RFC 7578) that Werkzeug, Rack, PHP and others read alike."""
+"""`multipart/form-data` bodies (RFC 7578) that Werkzeug, Django, Rack, PHP and others read alike."""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 
-from inbound.payloads.fields import Payload
+from inbound.payloads.fields import Payload, Value
 
 BOUNDARY_BYTES = 20
 """160 random bits, drawn when the content is already fixed: nobody can have put them into a message."""
 
 
 class Form:
-    """A form under construction. Names are ours, or cleaned by `header_key`: plain ASCII without quotes."""
+    """A form under construction. Names are ours, or cleaned in `header_fields`: plain ASCII without quotes."""
 
     def __init__(self) -> None:
         self._boundary = f"pillarbox-{secrets.token_hex(BOUNDARY_BYTES)}".encode()
         self._pieces: list[bytes] = []
+        self.parts = 0
+        """Fields and files so far."""
 
     def add(self, name: str, value: str) -> None:
         """A text field, in UTF-8 as every form parser assumes (RFC 7578 section 5.1.2)."""
         self._begin(name)
         self._pieces += (b"\r\n", value.encode(), b"\r\n")
+
+    def add_values(self, name: str, value: Value) -> None:
+        """A field, or for an object or array the fields `name[key]` and `name[0]` … in it."""
+        for field, text in flat(name, value):
+            self.add(field, text)
 
     def add_bytes(self, name: str, value: bytes, content_type: str) -> None:
         """A field whose bytes must arrive unaltered."""
@@ -29,6 +37,7 @@ class Form:
 
     def add_file(self, name: str, file_name: str, content: bytes, content_type: str, content_id: str | None) -> None:
         """A file part. Its name stands as raw UTF-8, as browsers send it: `filename*` is forbidden in forms."""
+        self.parts += 1
         self._pieces += (
             b"--" + self._boundary,
             f'\r\nContent-Disposition: form-data; name="{name}"; filename="{_quoted(file_name)}"\r\n'.encode(),
@@ -45,10 +54,42 @@ class Form:
         return Payload(content_type, b"".join(self._pieces))
 
     def _begin(self, name: str) -> None:
+        self.parts += 1
         self._pieces += (
             b"--" + self._boundary,
             f'\r\nContent-Disposition: form-data; name="{name}"\r\n'.encode(),
         )
+
+
+def flat(name: str, value: Value) -> list[tuple[str, str]]:
+    """Fields by their bracketed names. What is null is absent, booleans are `true` and `false`."""
+    fields: list[tuple[str, str]] = []
+    _flatten(name, value, fields)
+    return fields
+
+
+def _flatten(name: str, value: Value, fields: list[tuple[str, str]]) -> None:
+    if isinstance(value, str):
+        fields.append((name, value))
+    elif value is None:
+        return
+    elif isinstance(value, bool):
+        fields.append((name, "true" if value else "false"))
+    elif isinstance(value, int):
+        fields.append((name, str(value)))
+    else:
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            _flatten(f"{name}[{key}]", item, fields)
+
+
+def charset_that_keeps_bytes(data: bytes) -> str:
+    """A charset in which every byte survives: parsers that turn fields into text go by it (RFC 7578 section 4.5)."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return "iso-8859-1"
+    return "utf-8"
 
 
 def _quoted(file_name: str) -> str:

@@ -8,37 +8,55 @@ from collections.abc import Callable
 import orjson
 
 from core.envelope import Envelope
+from core.verdicts import AttachmentScan
 from inbound.parsed import Attachment, ParsedMessage
-from inbound.payloads.fields import Payload, charset_values, envelope_values, header_values
-from inbound.replytext import reply_plain
+from inbound.payloads.fields import (
+    Payload,
+    RenderOptions,
+    attachment_values,
+    body_values,
+    envelope_values,
+    own_json_values,
+)
+from inbound.payloads.header_fields import HeaderValues, header_values
+from inbound.payloads.verdict_fields import scan_values
 
 
-def render(raw: bytes, message: Callable[[], ParsedMessage], envelope: Envelope) -> Payload:
-    """The whole message as JSON, attachments in base64."""
+def render(raw: bytes, message: Callable[[], ParsedMessage], envelope: Envelope, options: RenderOptions) -> Payload:
+    """The whole message as JSON, attachments in base64 or as URLs."""
     parsed = message()
+    return render_json(parsed, envelope, header_values(parsed))
+
+
+def render_json(parsed: ParsedMessage, envelope: Envelope, headers: HeaderValues) -> Payload:
+    """The JSON payload with these headers."""
     document = {
-        "headers": header_values(parsed),
+        "headers": headers,
         "envelope": envelope_values(envelope),
-        "plain": parsed.plain,
-        "html": parsed.html,
-        "reply_plain": reply_plain(parsed.plain),
-        "attachments": [_attachment(attachment) for attachment in parsed.attachments],
-        "pillarbox": {
-            "defects": [{"kind": defect.kind, "detail": defect.detail} for defect in parsed.defects],
-            "charsets": charset_values(parsed),
-        },
+        **body_values(parsed),
+        "attachments": _attachments(parsed, envelope),
+        "pillarbox": own_json_values(parsed, envelope),
     }
     return Payload("application/json", orjson.dumps(document))
 
 
-def _attachment(attachment: Attachment) -> dict[str, object]:
-    encoded = binascii.b2a_base64(attachment.content, newline=False)
-    return {
-        "file_name": attachment.file_name,
-        "content_type": attachment.content_type,
-        "size": attachment.size,
-        "disposition": attachment.disposition,
-        "content_id": attachment.content_id,
-        # Base64 needs no escaping: a fragment spares orjson a second look at megabytes.
-        "content": orjson.Fragment(b'"' + encoded + b'"'),
-    }
+def base64_value(content: bytes) -> orjson.Fragment:
+    """A JSON string of base64. It needs no escaping: a fragment spares orjson a second look at megabytes."""
+    return orjson.Fragment(b'"' + binascii.b2a_base64(content, newline=False) + b'"')
+
+
+def _attachments(parsed: ParsedMessage, envelope: Envelope) -> list[dict[str, object]]:
+    scans = envelope.verdicts.scans
+    if scans is None or len(scans) != len(parsed.attachments):
+        # Scans that do not match the attachments one by one are claims about we know not what: leave them out.
+        return [_attachment(attachment, None) for attachment in parsed.attachments]
+    return [_attachment(attachment, scan) for attachment, scan in zip(parsed.attachments, scans, strict=True)]
+
+
+def _attachment(attachment: Attachment, scan: AttachmentScan | None) -> dict[str, object]:
+    values: dict[str, object] = dict(attachment_values(attachment))
+    if attachment.url is None:
+        values["content"] = base64_value(attachment.content)
+    if scan is not None:
+        values["scan"] = scan_values(scan)
+    return values

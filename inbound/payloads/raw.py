@@ -6,23 +6,14 @@ from collections.abc import Callable
 
 from core.envelope import Envelope
 from inbound.parsed import ParsedMessage
-from inbound.payloads.fields import Payload, envelope_values
-from inbound.payloads.form import Form
-from inbound.payloads.multipart_n import add_group
+from inbound.payloads.fields import Payload, RenderOptions, envelope_values, judgement_values, scans_of_all
+from inbound.payloads.form import Form, charset_that_keeps_bytes
 
 
-def render(raw: bytes, message: Callable[[], ParsedMessage], envelope: Envelope) -> Payload:
+def render(raw: bytes, message: Callable[[], ParsedMessage], envelope: Envelope, options: RenderOptions) -> Payload:
     """A form with the message in one field, byte for byte. Nothing is parsed."""
     form = Form()
-    add_group(form, "envelope", envelope_values(envelope))
-    form.add_bytes("message", raw, f"message/rfc822; charset={_charset(raw)}")
+    form.add_values("envelope", envelope_values(envelope))
+    form.add_values("pillarbox", {**judgement_values(envelope), **scans_of_all(envelope)})
+    form.add_bytes("message", raw, f"message/rfc822; charset={charset_that_keeps_bytes(raw)}")
     return form.payload()
-
-
-def _charset(raw: bytes) -> str:
-    """A charset in which every byte survives: parsers that turn fields into text go by it (RFC 7578 section 4.5)."""
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return "iso-8859-1"
-    return "utf-8"

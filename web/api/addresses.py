@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
-from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+from core.address_settings import DEFAULT_ADDRESS_SETTINGS, AddressSettings
 from core.clock import to_rfc3339
 from core.formats import TargetFormat
 from core.services import addresses as service
 from core.services.addresses import MAX_NICKNAME_LENGTH, AddressDraft, AddressRecord
+from core.store_settings import StoreSettings
+from inbound.store_client import probe_store
+from outbound.mailto import is_mailto, parse_mailto
+from web.api.address_fields import SettingsAnswer, SettingsBody, show_settings
 from web.api.blueprint import INVALID, INVALID_BODY, make_blueprint
-from web.api.fields import AccountPath, AddressId, Text, Timestamp, Url, drop_null_defaults
+from web.api.fields import AccountPath, AddressId, Text, Timestamp, drop_null_defaults
 from web.api.paging import PAGE_HEADERS, ListQuery, json_response, list_response
 from web.context import account_id, context
 from web.errors import Error
 
 EXAMPLE_TARGET = "https://example.com/incoming"
+MAX_TARGET_LENGTH = 2_000
+Target = Annotated[
+    Text,
+    Field(
+        max_length=MAX_TARGET_LENGTH,
+        description="The URL that mail is POSTed to; `user:password@` in it becomes basic authentication. Or "
+        "`mailto:` and a mailbox: the mail is sent on there as mail.",
+        json_schema_extra={"format": "uri", "pattern": "^(https?://|mailto:)", "example": EXAMPLE_TARGET},
+    ),
+]
+_TARGET_FORMAT = "The form of the POST. A `mailto:` target takes no notice of it."
 
 
 class AddressPath(AccountPath):
@@ -28,61 +44,51 @@ class AddressPath(AccountPath):
     address_id: AddressId
 
 
-class AddressBody(BaseModel):
+class AddressBody(SettingsBody):
     """What you say of an address. The fields that an answer has beside these may be sent back; they are ignored."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=drop_null_defaults)
 
-    target: Url = Field(
-        description="The URL that mail is POSTed to. `user:password@` in it becomes basic authentication.",
-        json_schema_extra={"example": EXAMPLE_TARGET},
-    )
-    target_format: TargetFormat = Field(description="The form of the POST.")
+    target: Target
+    target_format: TargetFormat = Field(description=_TARGET_FORMAT)
     nickname: Text | None = Field(
         default=None,
         max_length=MAX_NICKNAME_LENGTH,
         description="A name to tell addresses apart. Left out of a PUT it stays; null takes it away.",
         json_schema_extra={"example": "support"},
     )
-    attachments: dict[str, Any] | None = Field(
-        default=None,
-        description="Reserved for an attachment store; only an empty object is taken.",
-        json_schema_extra={"maxProperties": 0},
-    )
     id: Any = Field(default=None, description="Ignored.", json_schema_extra={"readOnly": True})
     address: Any = Field(default=None, description="Ignored.", json_schema_extra={"readOnly": True})
     created_at: Any = Field(default=None, description="Ignored.", json_schema_extra={"readOnly": True})
     signing_secret: Any = Field(default=None, description="Ignored.", json_schema_extra={"readOnly": True})
 
-    @field_validator("attachments")
-    @classmethod
-    def _refuse_a_store(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value:
-            raise ValueError("must be empty: attachments are sent inside the POST; leave it out or send {}")
-        return value
-
-    def to_draft(self) -> AddressDraft:
-        """For the services."""
-        return AddressDraft(self.target, self.target_format, self.nickname)
+    def to_draft(self, before: AddressSettings) -> AddressDraft:
+        """For the services. Raises `InvalidField`, also for what `before` and a store's own server have against it."""
+        if is_mailto(self.target):
+            parse_mailto("target", self.target)
+        return AddressDraft(self.target, self.target_format, self.nickname, self.to_changes(before, _probe))
 
 
-class Address(BaseModel):
-    """An address."""
+class AddressHead(BaseModel):
+    """What an address is."""
 
     id: AddressId
     address: str = Field(
         description="Where its mail arrives; `+anything` before the @ is allowed.",
         json_schema_extra={"example": "aaaa740b4c5c37b1aaaa@pillarbox.test"},
     )
-    target: str = Field(description="The URL that mail is POSTed to.", json_schema_extra={"example": EXAMPLE_TARGET})
-    target_format: TargetFormat = Field(description="The form of the POST.")
+    target: Target
+    target_format: TargetFormat = Field(description=_TARGET_FORMAT)
     nickname: str | None = Field(json_schema_extra={"example": "support"})
-    attachments: dict[str, Any] = Field(description="Always empty.", json_schema_extra={"maxProperties": 0})
     signing_secret: str = Field(
         description="The secret of the Standard Webhooks signature that every POST to the target carries.",
         json_schema_extra={"example": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw3GgB4sXnJ0I="},
     )
     created_at: Timestamp
+
+
+class Address(SettingsAnswer, AddressHead):
+    """An address."""
 
 
 class AddressList(RootModel[list[Address]]):
@@ -107,7 +113,8 @@ def list_addresses(path: AccountPath, query: ListQuery) -> Response:
 def create_address(path: AccountPath, body: AddressBody) -> Response:
     """Create an address; it takes mail at once."""
     ctx = context()
-    made = service.create_address(ctx.database, account_id(), body.to_draft(), ctx.clock())
+    draft = body.to_draft(DEFAULT_ADDRESS_SETTINGS)
+    made = service.create_address(ctx.database, account_id(), draft, ctx.clock(), ctx.settings.max_message_size)
     return json_response(_answer(made), 201)
 
 
@@ -120,15 +127,21 @@ def get_address(path: AddressPath) -> Response:
 @api.put(
     "/addresses/<address_id>",
     responses={200: Address, 404: Error, **INVALID_BODY},
-    description="`target` and `target_format` are required; `nickname` stays as it is when left out. Messages that "
-    "still wait for a retry go to the new target, in the new format.",
+    description="`target` and `target_format` are required; all other fields stay as they are when left out. Messages "
+    "that still wait for a retry go to the new target, in the new format.",
 )
 def update_address(path: AddressPath, body: AddressBody) -> Response:
     """Change an address."""
     ctx = context()
-    keep_nickname = "nickname" not in body.model_fields_set
+    before = service.get_address(ctx.database, account_id(), path.address_id)
     record = service.update_address(
-        ctx.database, account_id(), path.address_id, body.to_draft(), ctx.clock(), keep_nickname=keep_nickname
+        ctx.database,
+        account_id(),
+        path.address_id,
+        body.to_draft(before.settings),
+        ctx.clock(),
+        ctx.settings.max_message_size,
+        keep_nickname="nickname" not in body.model_fields_set,
     )
     return json_response(_answer(record))
 
@@ -144,6 +157,11 @@ def delete_address(path: AddressPath) -> Response:
     return json_response(_answer(service.delete_address(ctx.database, account_id(), path.address_id, ctx.clock())), 202)
 
 
+def _probe(store: StoreSettings, field: str) -> None:
+    """Try a store out before it is configured; outside any transaction, since it may take seconds."""
+    probe_store(context().settings, store, field)
+
+
 def _answer(record: AddressRecord) -> Address:
     return Address(
         id=record.address_id,
@@ -151,7 +169,7 @@ def _answer(record: AddressRecord) -> Address:
         target=record.target,
         target_format=record.target_format,
         nickname=record.nickname,
-        attachments={},
         signing_secret=record.secret,
         created_at=to_rfc3339(record.created_ms),
+        **show_settings(record.settings),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
@@ -9,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from core.clock import to_rfc3339
 from core.errors import InvalidField
+from core.mta_sts import records_for
 from core.routing import MAX_REGEX_LENGTH
 from core.services import custom_domains as service
 from core.services.addresses import require_known_address
@@ -29,6 +32,7 @@ from web.api.paging import PAGE_HEADERS, ListQuery, json_response, list_response
 from web.context import account_id, context
 from web.errors import Error
 
+MX_PREFERENCE = 10
 EXAMPLE_REGEX = "allowed[0-9]*@example.com"
 
 
@@ -83,6 +87,14 @@ class CustomDomainBody(BaseModel):
     address_id: AddressId | None = Field(default=None, description="Here or in the query string.")
 
 
+class DnsRecord(BaseModel):
+    """A record to publish."""
+
+    name: str = Field(json_schema_extra={"example": "_mta-sts.example.com"})
+    type: Literal["MX", "TXT", "CNAME"]
+    value: str = Field(json_schema_extra={"example": "v=STSv1; id=0f343b0931126a20f133d67c2b018a3b;"})
+
+
 class CustomDomain(BaseModel):
     """A custom domain."""
 
@@ -91,6 +103,10 @@ class CustomDomain(BaseModel):
     domain: str = Field(description="In lower-case ASCII.", json_schema_extra={"example": "example.com"})
     auth_regex: str | None = Field(json_schema_extra={"example": EXAMPLE_REGEX})
     domain_target: str | None
+    dns_records: list[DnsRecord] = Field(
+        description="What the DNS should say. The MX is required; with the others senders insist on TLS with a valid "
+        "certificate (MTA-STS) and report where that fails (TLS-RPT)."
+    )
     created_at: Timestamp
 
 
@@ -172,5 +188,13 @@ def _answer(record: DomainRecord) -> CustomDomain:
         domain=record.domain,
         auth_regex=record.auth_regex,
         domain_target=record.domain_target,
+        dns_records=_dns_records(record.domain),
         created_at=to_rfc3339(record.created_ms),
     )
+
+
+def _dns_records(domain: str) -> list[DnsRecord]:
+    settings = context().settings
+    receiver = DnsRecord(name=domain, type="MX", value=f"{MX_PREFERENCE} {settings.mx_hostname}")
+    others = records_for(domain, settings)
+    return [receiver, *(DnsRecord.model_validate(record, from_attributes=True) for record in others)]

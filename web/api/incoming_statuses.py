@@ -11,6 +11,7 @@ from core.search import compile_query
 from core.services import replay
 from core.services import statuses as service
 from core.services.addresses import require_known_address
+from core.services.replay import Wish
 from core.services.statuses import StatusFilter
 from web.api.blueprint import INVALID, make_blueprint
 from web.api.fields import AccountPath
@@ -64,7 +65,8 @@ def get_incoming_status(path: StatusPath) -> Response:
     ctx = context()
     record = service.get_status(ctx.database, account_id(), path.status_id)
     attempts = service.list_attempts(ctx.database, record.delivery_id)
-    return json_response(detail_answer(record, attempts, ctx.clock()))
+    verdicts = service.read_verdicts_of(ctx.database, record.delivery_id)
+    return json_response(detail_answer(record, attempts, verdicts, ctx.clock()))
 
 
 @api.get(
@@ -90,15 +92,22 @@ def get_raw_message(path: StatusPath) -> Response:
     "/incoming_statuses/<status_id>/retry",
     responses={202: IncomingStatus, 404: Error, 409: Error},
     description="Whatever became of it: it is due at once, and a new cycle of retries begins. The id, and so the "
-    "`webhook-id` header, stays the same. A message that is being delivered at this moment is left alone (409).",
+    "`webhook-id` header, stays the same. A message that is being delivered at this moment is left alone (409), and "
+    "so is one in quarantine.",
 )
 def retry_incoming_status(path: StatusPath) -> Response:
     """Deliver a message again."""
-    ctx = context()
-    now_ms = ctx.clock()
-    record = replay.replay_one(ctx.database, account_id(), path.status_id, now_ms)
-    ctx.ring(DeliveryKind.INBOUND)
-    return json_response(status_answer(record, now_ms), 202)
+    return _answer_one(path, Wish.RETRY)
+
+
+@api.post(
+    "/incoming_statuses/<status_id>/release",
+    responses={202: IncomingStatus, 404: Error, 409: Error},
+    description="It is delivered as any other, and no rule or check holds it again.",
+)
+def release_incoming_status(path: StatusPath) -> Response:
+    """Release a message from quarantine."""
+    return _answer_one(path, Wish.RELEASE)
 
 
 @api.post(
@@ -109,12 +118,34 @@ def retry_incoming_status(path: StatusPath) -> Response:
 )
 def retry_matching(path: AccountPath, query: ReplayQuery) -> Response:
     """Deliver all messages that match a search again."""
+    return _answer_many(query, Wish.RETRY)
+
+
+@api.post(
+    "/incoming_statuses/release",
+    responses={202: RetryResult, 404: Error, **INVALID},
+    description="As the retry of many; messages that match and are not in quarantine are left alone.",
+)
+def release_matching(path: AccountPath, query: ReplayQuery) -> Response:
+    """Release all messages that match a search from quarantine."""
+    return _answer_many(query, Wish.RELEASE)
+
+
+def _answer_one(path: StatusPath, wish: Wish) -> Response:
+    ctx = context()
+    now_ms = ctx.clock()
+    record = replay.replay_one(ctx.database, account_id(), path.status_id, now_ms, wish)
+    ctx.ring(DeliveryKind.INBOUND)
+    return json_response(status_answer(record, now_ms), 202)
+
+
+def _answer_many(query: ReplayQuery, wish: Wish) -> Response:
     ctx = context()
     wanted = _filter(query.address_id, query.query)
-    done = replay.replay_matching(ctx.database, wanted, query.cursor, ctx.clock)
+    done = replay.replay_matching(ctx.database, wanted, query.cursor, ctx.clock, wish)
     if done.retried:
         ctx.ring(DeliveryKind.INBOUND)
-    answer = RetryResult(retried=done.retried, in_progress=done.in_progress, next_cursor=done.next_cursor)
+    answer = RetryResult(retried=done.retried, left_alone=done.left_alone, next_cursor=done.next_cursor)
     return json_response(answer, 202)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from core.clock import to_rfc3339
 from core.delivery import DeliveryState
 from core.search import MAX_QUERY_LENGTH
 from core.services.statuses import AttemptRecord, StatusCategory, StatusRecord
+from core.verdicts import Verdicts
 from web.api.fields import AccountPath, AddressId, StatusId, StrictQuery, Text, Timestamp, as_optional_parameter
 from web.api.paging import MAX_CURSOR_LENGTH, PAGE_HEADERS, ListQuery
 
@@ -36,7 +40,7 @@ class StatusListQuery(ListQuery):
 
 
 class ReplayQuery(StrictQuery):
-    """Which statuses to try again."""
+    """Which statuses to try again, or to release."""
 
     query: Text = Field(
         max_length=MAX_QUERY_LENGTH,
@@ -76,13 +80,17 @@ class IncomingStatus(BaseModel):
         json_schema_extra={"example": 200},
     )
     status_category: StatusCategory | None = Field(
-        description="`successful`; `delayed` (failed, and will be tried again); `failed` (for good); null while "
-        "nothing has failed or succeeded yet."
+        description="`successful`; `delayed` (failed, and will be tried again); `failed` (for good); `quarantined`; "
+        "null while nothing has failed or succeeded yet."
     )
     state: DeliveryState = Field(
-        description="`pending`, `delivered`, `rejected` by the target, or `exhausted`: no retries are left."
+        description="`pending`, `delivered`, `rejected` by the target, `exhausted` (no retries are left), "
+        "`quarantined` (a rule or a check holds it until it is released), or `deferred` (inline: the sender was told "
+        "to come again)."
     )
-    error: str | None = Field(description="Why the last attempt got no usable answer.")
+    error: str | None = Field(description="Why the last attempt got no usable answer, or why it is held.")
+    flags: list[str] = Field(description="What rules and checks have noted.", json_schema_extra={"example": ["spam"]})
+    released: bool = Field(description="Whether it was released from quarantine.")
     attempts: int = Field(description="How many attempts there have been.", ge=0)
     in_progress: bool = Field(description="Whether it is being delivered at this moment.")
     next_attempt_at: Timestamp | None = Field(description="When it will be tried again.")
@@ -114,6 +122,9 @@ class IncomingStatusDetail(IncomingStatus):
         description="Where it goes, without path and credentials.",
         json_schema_extra={"example": "https://example.com:443"},
     )
+    verdicts: dict[str, Any] | None = Field(
+        description="What SPF, DKIM, DMARC, ARC, spam and virus checks found; null when none were made."
+    )
     attempt_log: list[Attempt] = Field(description="The attempts, oldest first; the last 100 of them.")
 
 
@@ -124,10 +135,14 @@ class IncomingStatusList(RootModel[list[IncomingStatus]]):
 
 
 class RetryResult(BaseModel):
-    """What a retry of many came to."""
+    """What a retry, or a release, of many came to."""
 
     retried: int = Field(description="How many are due now.", ge=0)
-    in_progress: int = Field(description="How many were left alone: they were being delivered at that moment.", ge=0)
+    left_alone: int = Field(
+        description="How many were left as they are: being delivered at that moment, in quarantine (a retry) or not "
+        "in it (a release), or with their message purged.",
+        ge=0,
+    )
     next_cursor: str | None = Field(description="Call again with this as `cursor` for the rest; null when done.")
 
 
@@ -146,6 +161,8 @@ def status_answer(record: StatusRecord, now_ms: int) -> IncomingStatus:
         status_category=record.category,
         state=record.state,
         error=record.last_error,
+        flags=list(record.judgement.flags) if record.judgement else [],
+        released=record.is_released,
         attempts=record.attempts,
         in_progress=is_attempted,
         next_attempt_at=to_rfc3339(record.due_ms) if is_waiting else None,
@@ -157,12 +174,15 @@ def status_answer(record: StatusRecord, now_ms: int) -> IncomingStatus:
     )
 
 
-def detail_answer(record: StatusRecord, attempts: list[AttemptRecord], now_ms: int) -> IncomingStatusDetail:
+def detail_answer(
+    record: StatusRecord, attempts: list[AttemptRecord], verdicts: Verdicts | None, now_ms: int
+) -> IncomingStatusDetail:
     """A status with all there is to know."""
     return IncomingStatusDetail(
         **status_answer(record, now_ms).model_dump(),
         finished_at=None if record.finished_ms is None else to_rfc3339(record.finished_ms),
         target_host=record.target_host,
+        verdicts=None if verdicts is None else json.loads(verdicts.to_json()),
         attempt_log=[_attempt_answer(attempt) for attempt in attempts],
     )
 

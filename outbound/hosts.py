@@ -1,0 +1,164 @@
+"""Which hosts take the mail of a domain, and at which addresses (RFC 5321 section 5.1, RFC 7505)."""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Protocol
+
+import dns.exception
+import dns.name
+import dns.rdatatype
+import dns.resolver
+
+from core.config import Listen, Settings, read_listen
+from core.delivery import Verdict
+from core.mx_check import TOTAL_TIMEOUT_S, make_resolver
+from outbound.mail import NO_ANSWER, Judgement
+from outbound.timing import Deadline
+
+SMTP_PORT = 25
+MAX_HOSTS = 10
+"""MX records that are looked at, the most preferred ones; the largest providers have five."""
+CACHED_ANSWERS = 10_000
+_ADDRESS_TYPES = (dns.rdatatype.A, dns.rdatatype.AAAA)
+"""IPv4 first: large providers refuse mail over IPv6 from hosts without a reverse name, which IPv4 hosts mostly have."""
+
+Shuffle = Callable[[list[str]], None]
+
+
+class NoRoute(Exception):
+    """There is no host to take the mail to; carries what that means for the recipients."""
+
+    def __init__(self, verdict: Verdict, enhanced: str, text: str) -> None:
+        super().__init__(text)
+        self.judgement = Judgement(verdict, NO_ANSWER, enhanced, text)
+
+
+@dataclass(frozen=True, slots=True)
+class HostAddress:
+    """One place to connect to."""
+
+    host: str
+    """The name it was found by, for messages and for SNI."""
+    address: str
+    port: int
+    is_guarded: bool = True
+    """Whether it must be public: everything that was found in the DNS of others."""
+
+
+class Route(Protocol):
+    """Where mail for a domain goes."""
+
+    def places(self, domain: str, deadline: Deadline) -> Iterator[HostAddress]:
+        """The places to try, the best first, looked up as they are needed. Raises `NoRoute` when there are none."""
+
+
+class SmartHost:
+    """Everything goes to one relay of the operator's choice, which may be in his own network."""
+
+    def __init__(self, relay: Listen) -> None:
+        self._relay = relay
+
+    def places(self, domain: str, deadline: Deadline) -> Iterator[HostAddress]:
+        """All addresses of the relay, by the system's resolver: its name may be a local one."""
+        try:
+            found = socket.getaddrinfo(self._relay.host, self._relay.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise NoRoute(
+                Verdict.TEMPORARY,
+                "4.4.3",
+                f"the relay {self._relay.host} of PILLARBOX_SMART_HOST is not found ({error})",
+            ) from error
+        for entry in found:
+            yield HostAddress(self._relay.host, str(entry[4][0]), self._relay.port, is_guarded=False)
+
+
+class MxRoute:
+    """By the MX records of the domain, or its own address where it has none. Safe for threads."""
+
+    def __init__(
+        self, resolver: dns.resolver.Resolver, port: int = SMTP_PORT, shuffle: Shuffle = random.shuffle
+    ) -> None:
+        self._resolver = resolver
+        self._port = port
+        self._shuffle = shuffle
+
+    def places(self, domain: str, deadline: Deadline) -> Iterator[HostAddress]:
+        """Each host's IPv4 addresses, then its IPv6 addresses, host by host."""
+        trouble: NoRoute | None = None
+        is_any = False
+        for host in self._hosts(domain, deadline):
+            for kind in _ADDRESS_TYPES:
+                try:
+                    addresses = self._addresses(host, kind, deadline)
+                except NoRoute as error:
+                    trouble = error if trouble is None or error.judgement.verdict is Verdict.TEMPORARY else trouble
+                    continue
+                for address in addresses:
+                    is_any = True
+                    yield HostAddress(host, address, self._port)
+        if not is_any:
+            raise trouble or NoRoute(Verdict.PERMANENT, "5.4.4", f"no mail host of {domain} has an address")
+
+    def _hosts(self, domain: str, deadline: Deadline) -> list[str]:
+        """Names of mail hosts, the most preferred first, equal ones shuffled. Raises `NoRoute`."""
+        if domain.startswith("["):
+            raise NoRoute(Verdict.PERMANENT, "5.1.2", "mail to address literals is not sent; name a domain")
+        records = self._ask(domain, dns.rdatatype.MX, deadline)
+        if not records:
+            return [domain]  # the implicit MX
+        ranked = sorted((record.preference, _host_name(record.exchange)) for record in records)
+        hosts: list[str] = []
+        for _, equals in groupby(ranked, key=lambda pair: pair[0]):
+            names = [name for _, name in equals if name]
+            self._shuffle(names)
+            hosts += names
+        if not hosts:
+            raise NoRoute(Verdict.PERMANENT, "5.1.10", f"{domain} declares that it takes no mail (RFC 7505)")
+        return hosts[:MAX_HOSTS]
+
+    def _addresses(self, host: str, kind: dns.rdatatype.RdataType, deadline: Deadline) -> list[str]:
+        return [str(ipaddress.ip_address(record.address)) for record in self._ask(host, kind, deadline)]
+
+    def _ask(self, name: str, kind: dns.rdatatype.RdataType, deadline: Deadline) -> list[Any]:
+        """The records, none where the name has none of that kind; CNAMEs are followed. Raises `NoRoute`."""
+        lifetime = min(TOTAL_TIMEOUT_S, deadline.remaining)
+        try:
+            answer = self._resolver.resolve(
+                dns.name.from_text(name), kind, search=False, raise_on_no_answer=False, lifetime=lifetime
+            )
+        except dns.resolver.NXDOMAIN as error:
+            raise NoRoute(
+                Verdict.PERMANENT, "5.1.2" if kind is dns.rdatatype.MX else "5.4.4", f"the DNS knows no {name}"
+            ) from error
+        except (dns.name.LabelTooLong, dns.name.NameTooLong, dns.name.EmptyLabel, dns.name.BadEscape) as error:
+            raise NoRoute(Verdict.PERMANENT, "5.1.2", f"{name} is no name that the DNS can hold") from error
+        except (dns.exception.DNSException, OSError) as error:
+            text = f"the DNS gave no answer about {name}; it is asked again later"
+            raise NoRoute(Verdict.TEMPORARY, "4.4.3", text) from error
+        return list(answer.rrset or ())
+
+
+def _host_name(exchange: dns.name.Name) -> str:
+    """Lower-case, without the final dot; empty for the root, which stands for no host at all."""
+    return exchange.to_text(omit_final_dot=True).lower().removeprefix(".") if exchange != dns.name.root else ""
+
+
+def smart_host(text: str) -> Listen | None:
+    """Read `PILLARBOX_SMART_HOST`; None when it is empty. Raises `ConfigurationError`."""
+    return read_listen("PILLARBOX_SMART_HOST", text.strip()) if text.strip() else None
+
+
+def route_for(settings: Settings, port: int = SMTP_PORT) -> Route:
+    """The route as configured. Raises `ConfigurationError`."""
+    relay = smart_host(settings.smart_host)
+    if relay is not None:
+        return SmartHost(relay)
+    resolver = make_resolver(settings.resolver)
+    resolver.cache = dns.resolver.LRUCache(CACHED_ANSWERS)
+    return MxRoute(resolver, port)

@@ -1,0 +1,60 @@
+"""What the sending edge is given, and what it gives back for each recipient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.delivery import Outcome, Verdict
+
+NO_ANSWER = 0
+"""The status where no reply decided: nobody could be asked, or the decision was made before anybody was."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingMail:
+    """One message for recipients of one domain."""
+
+    mail_from: str
+    """The reverse path without brackets; empty for the null sender."""
+    recipients: tuple[str, ...]
+    """At least one, each once, all of the same domain: they share a host, and so a transaction."""
+    content: bytes
+    """The message as it is; line ends and dots are seen to on the way (`outbound.wire`)."""
+    needs_smtputf8: bool = False
+    """Whether it came in with SMTPUTF8, so that its headers may hold UTF-8 that only such hosts understand.
+    Addresses beyond ASCII need it whatever this says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What was said of one recipient, by a host or by ourselves."""
+
+    verdict: Verdict
+    code: int
+    """The code of the reply; `NO_ANSWER` when no reply decided."""
+    enhanced: str
+    """RFC 3463, e.g. `5.1.1`: the host's own, or one that fits."""
+    text: str
+    """The reply as it came, or our reason in words."""
+    is_timeout: bool = False
+
+    @property
+    def is_from_host(self) -> bool:
+        """Whether a reply decided."""
+        return self.code != NO_ANSWER
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientResult:
+    """How it went for one recipient. What the state machine needs is `outcome`; the rest is for reports and events."""
+
+    recipient: str
+    outcome: Outcome
+    enhanced: str
+    """RFC 3463 status, for a DSN and for classifying bounces."""
+    reply: str | None
+    """The deciding reply, also one that accepts; None when there was none."""
+    host: str | None
+    """The name of the host that decided."""
+    tls_version: str | None
+    """E.g. `TLSv1.3` when the mail went encrypted."""

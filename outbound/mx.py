@@ -1,0 +1,204 @@
+"""Deliver one message to the hosts of one domain: the transport behind every mail we send.
+
+Each host is tried in turn until it has judged every recipient. What a host says within a transaction is final for this
+attempt; where it cannot be talked with (no connection, a refusal at its greeting or EHLO, 421, a conversation that
+breaks before the content was sent whole) the next one is tried. Such trouble is temporary even when said with 5xx,
+as Postfix has it, because it is about us and not about the recipient; only if every host says 521, "no mail here", is
+that believed (RFC 7504).
+"""
+
+from __future__ import annotations
+
+import ssl
+from itertools import islice
+
+from core.addresses import Mailbox, parse_mailbox
+from core.clock import Clock
+from core.config import Settings
+from core.delivery import Outcome, Verdict
+from core.errors import TargetBlocked
+from core.netguard import TargetPolicy
+from outbound.hosts import SMTP_PORT, HostAddress, NoRoute, Route, route_for
+from outbound.mail import NO_ANSWER, Judgement, OutgoingMail, RecipientResult
+from outbound.pool import ConnectionPool
+from outbound.replies import NO_MAIL_HERE
+from outbound.smtp_client import ConnectionFailed, HostRefuses, SmtpConnection, TlsFailed, opportunistic_tls
+from outbound.timing import Deadline, Timeouts
+from outbound.transaction import Draft, Recipient, Transaction, path
+
+MAX_PLACES = 6
+"""Addresses tried in one attempt."""
+_UNTRIED = Judgement(Verdict.TEMPORARY, NO_ANSWER, "4.4.7", "no host was tried before the time was over", True)
+
+
+class MxTransport:
+    """Delivers mail, from any thread."""
+
+    def __init__(
+        self,
+        route: Route,
+        guard: TargetPolicy,
+        our_name: str,
+        clock: Clock,
+        pool: ConnectionPool,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 (frozen)
+    ) -> None:
+        self._route = route
+        self._guard = guard
+        self._our_name = our_name
+        self._clock = clock
+        self._pool = pool
+        self._timeouts = timeouts
+        self._tls = opportunistic_tls()
+
+    def deliver(self, mail: OutgoingMail) -> tuple[RecipientResult, ...]:
+        """Try once; a result for each recipient, in their order. Never raises for what hosts and addresses do.
+
+        Raises `ValueError` when the recipients are not all of one domain.
+        """
+        started_ms = self._clock()
+        attempt = _Attempt(mail)
+        if attempt.pending:
+            self._go_round(attempt)
+        duration_ms = max(0, self._clock() - started_ms)
+        return attempt.results(started_ms, duration_ms)
+
+    def _go_round(self, attempt: _Attempt) -> None:
+        deadline = Deadline(self._timeouts.total_s)
+        try:
+            for place in islice(self._route.places(attempt.domain, deadline), MAX_PLACES):
+                self._visit(place, attempt, deadline)
+                if not attempt.pending or deadline.is_over:
+                    break
+        except NoRoute as error:
+            attempt.trouble(None, error.judgement)
+
+    def _visit(self, place: HostAddress, attempt: _Attempt, deadline: Deadline) -> None:
+        try:
+            if place.is_guarded:
+                self._guard.check(place.address)
+            kept = self._pool.take(place)
+            if kept is None or not self._goes_well(kept, attempt, deadline):
+                self._transact(self._open(place, deadline), attempt, deadline)
+        except TargetBlocked as error:
+            text = f"{place.host} must not be connected to: {error}"
+            attempt.trouble(place.host, Judgement(Verdict.TEMPORARY, NO_ANSWER, "4.4.4", text))
+        except ConnectionFailed as error:
+            judgement = Judgement(Verdict.TEMPORARY, NO_ANSWER, error.enhanced, str(error), error.is_timeout)
+            attempt.trouble(place.host, judgement)
+        except HostRefuses as error:
+            attempt.trouble(place.host, error.reply.judge_as_temporary())
+
+    def _goes_well(self, kept: SmtpConnection, attempt: _Attempt, deadline: Deadline) -> bool:
+        """Use a connection that was kept. Where it turns out to be used up, a new one is no second try."""
+        try:
+            self._transact(kept, attempt, deadline)
+        except (ConnectionFailed, HostRefuses):
+            return False
+        return True
+
+    def _open(self, place: HostAddress, deadline: Deadline) -> SmtpConnection:
+        try:
+            return self._connect(place, self._tls, deadline)
+        except TlsFailed:
+            return self._connect(place, None, deadline)
+
+    def _connect(self, place: HostAddress, tls: ssl.SSLContext | None, deadline: Deadline) -> SmtpConnection:
+        connection = SmtpConnection(place, self._timeouts)
+        try:
+            connection.open(self._our_name, tls, deadline)
+        except HostRefuses:
+            connection.quit()
+            raise
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _transact(self, connection: SmtpConnection, attempt: _Attempt, deadline: Deadline) -> None:
+        transaction = Transaction(connection, attempt.draft, attempt.pending, self._timeouts)
+        try:
+            transaction.run(deadline)
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            attempt.settle(transaction.judged, connection)
+        self._pool.give(connection)
+
+
+class _Attempt:
+    """What has become of the recipients so far."""
+
+    def __init__(self, mail: OutgoingMail) -> None:
+        self._mail = mail
+        self._settled: dict[str, tuple[Judgement, str | None, str | None]] = {}
+        self._troubles: list[tuple[str | None, Judgement]] = []
+        sender = parse_mailbox(mail.mail_from) if mail.mail_from else None
+        if mail.mail_from and sender is None:
+            self._refuse(mail.recipients, "5.1.7", "the sender is no mail address")
+        mailboxes = {given: parse_mailbox(given) for given in mail.recipients}
+        self._refuse([given for given, read in mailboxes.items() if read is None], "5.1.3", "this is no mail address")
+        self.draft = Draft(sender, mail.content, mail.needs_smtputf8)
+        self.pending = [
+            Recipient(given, path(mailbox))
+            for given, mailbox in mailboxes.items()
+            if mailbox is not None and given not in self._settled
+        ]
+        self.domain = _common_domain([mailbox for mailbox in mailboxes.values() if mailbox is not None])
+
+    def settle(self, judged: dict[str, Judgement], connection: SmtpConnection) -> None:
+        """Take a host's judgements."""
+        for given, judgement in judged.items():
+            self._settled[given] = (judgement, connection.place.host, connection.tls_version)
+        self.pending = [one for one in self.pending if one.given not in self._settled]
+
+    def trouble(self, host: str | None, judgement: Judgement) -> None:
+        """A host that could not be talked with."""
+        self._troubles.append((host, judgement))
+
+    def results(self, started_ms: int, duration_ms: int) -> tuple[RecipientResult, ...]:
+        """How it went for each."""
+        results = []
+        for given in self._mail.recipients:
+            judgement, host, tls_version = self._settled.get(given) or (*self._remaining(), None)
+            outcome = Outcome(
+                verdict=judgement.verdict,
+                status=judgement.code,
+                started_ms=started_ms,
+                duration_ms=duration_ms,
+                error=None if judgement.is_from_host else judgement.text,
+                response=judgement.text
+                if judgement.is_from_host and judgement.verdict is not Verdict.ACCEPTED
+                else None,
+                is_timeout=judgement.is_timeout,
+            )
+            reply = judgement.text if judgement.is_from_host else None
+            results.append(RecipientResult(given, outcome, judgement.enhanced, reply, host, tls_version))
+        return tuple(results)
+
+    def _remaining(self) -> tuple[Judgement, str | None]:
+        """What holds for those no host has judged: the last trouble, one in the words of a host before others."""
+        if not self._troubles:
+            return _UNTRIED, None
+        codes = {judgement.code for _, judgement in self._troubles}
+        host, judgement = next((one for one in reversed(self._troubles) if one[1].is_from_host), self._troubles[-1])
+        if codes == {NO_MAIL_HERE}:
+            return Judgement(Verdict.PERMANENT, NO_MAIL_HERE, f"5{judgement.enhanced[1:]}", judgement.text), host
+        return judgement, host
+
+    def _refuse(self, recipients: tuple[str, ...] | list[str], enhanced: str, text: str) -> None:
+        for given in recipients:
+            self._settled[given] = (Judgement(Verdict.PERMANENT, NO_ANSWER, enhanced, text), None, None)
+
+
+def _common_domain(mailboxes: list[Mailbox]) -> str:
+    domains = {mailbox.domain for mailbox in mailboxes}
+    if len(domains) > 1:
+        raise ValueError(f"recipients of {len(domains)} domains in one mail; each domain needs its own")
+    return domains.pop() if domains else ""
+
+
+def mx_transport_for(settings: Settings, clock: Clock, pool: ConnectionPool, port: int = SMTP_PORT) -> MxTransport:
+    """The transport as configured. Raises `ConfigurationError`."""
+    return MxTransport(route_for(settings, port), settings.target_policy, settings.mx_hostname, clock, pool)

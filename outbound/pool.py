@@ -1,0 +1,109 @@
+"""Connections kept open between messages: the next one to the same host saves the greeting and the handshake."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from outbound.hosts import HostAddress
+from outbound.smtp_client import SmtpConnection
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """How many idle connections are kept, and for how long."""
+
+    idle_s: float = 20.0
+    """Hosts close idle connections after 30 seconds or more; Postfix keeps its own for 2."""
+    per_place: int = 4
+    total: int = 100
+    messages: int = 100
+    """After so many messages a connection is closed: hosts limit them, often to 100."""
+
+
+NO_REUSE = PoolLimits(total=0)
+"""For mail that goes here and there: every connection is used once."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Idle:
+    connection: SmtpConnection
+    since: float
+
+
+class ConnectionPool:
+    """Lends connections out, each to one thread at a time. Safe for threads; no thread of its own."""
+
+    def __init__(self, limits: PoolLimits = PoolLimits(), monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._idle: OrderedDict[int, _Idle] = OrderedDict()
+        """By the identity of the connection, the longest idle first."""
+
+    def take(self, place: HostAddress) -> SmtpConnection | None:
+        """An idle connection that seems alive, the one used last; None when there is none."""
+        while True:
+            with self._lock:
+                expired = self._remove_expired()
+                found = next((one for one in reversed(self._idle.values()) if one.connection.place == place), None)
+                if found is not None:
+                    del self._idle[id(found.connection)]
+            _quit_all(expired)
+            if found is None or found.connection.is_alive:
+                return None if found is None else found.connection
+            found.connection.close()
+
+    def give(self, connection: SmtpConnection) -> None:
+        """Keep a connection, or take leave of it."""
+        leaving = []
+        if connection.messages >= self._limits.messages or not self._limits.total or not connection.is_alive:
+            leaving.append(connection)
+        with self._lock:
+            if not leaving:
+                leaving += self._make_room(connection.place)
+                self._idle[id(connection)] = _Idle(connection, self._monotonic())
+            leaving += self._remove_expired()
+        _quit_all(leaving)
+
+    def expire(self) -> None:
+        """Close what has been idle for too long; to be called now and then where mail may stop coming."""
+        with self._lock:
+            expired = self._remove_expired()
+        _quit_all(expired)
+
+    def close(self) -> None:
+        """Take leave of all."""
+        with self._lock:
+            leaving = [one.connection for one in self._idle.values()]
+            self._idle.clear()
+        _quit_all(leaving)
+
+    @property
+    def idle(self) -> int:
+        """How many are kept now."""
+        return len(self._idle)
+
+    def _remove_expired(self) -> list[SmtpConnection]:
+        limit = self._monotonic() - self._limits.idle_s
+        return self._remove([one for one in self._idle.values() if one.since <= limit])
+
+    def _make_room(self, place: HostAddress) -> list[SmtpConnection]:
+        at_place = [one for one in self._idle.values() if one.connection.place == place]
+        leaving = at_place[: max(0, len(at_place) - self._limits.per_place + 1)]
+        if not leaving and len(self._idle) >= self._limits.total:
+            leaving = [next(iter(self._idle.values()))]
+        return self._remove(leaving)
+
+    def _remove(self, leaving: list[_Idle]) -> list[SmtpConnection]:
+        for one in leaving:
+            del self._idle[id(one.connection)]
+        return [one.connection for one in leaving]
+
+
+def _quit_all(connections: list[SmtpConnection]) -> None:
+    for connection in connections:
+        connection.quit()

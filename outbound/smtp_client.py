@@ -1,0 +1,248 @@
+"""One SMTP connection as a client, against peers that may be slow, broken or hostile.
+
+Our own and not smtplib: that bounds the silence between two bytes, not a reply as a whole; it takes replies of any
+length; and it goes on with what was sent in clear before a TLS handshake. Ours is over by a deadline in every phase.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from collections.abc import Iterable
+from contextlib import suppress
+
+from outbound.hosts import HostAddress
+from outbound.replies import CLOSING, MalformedReply, Reply, ReplyReader
+from outbound.timing import Deadline, Timeouts
+from outbound.wire import CRLF
+
+RECEIVED_BYTES = 16 * 1024
+BLOCK_BYTES = 16 * 1024
+"""What one timeout covers: as much as a TLS record holds, because `sendall` starts the clock anew for each."""
+LAST_WORDS_S = 1.0
+"""How long a host that stopped taking content is listened to for its reason."""
+NOT_IMPLEMENTED = frozenset({500, 501, 502, 504})
+"""Replies to EHLO after which HELO may do (RFC 5321 section 4.1.4; others refuse us, not the verb)."""
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+
+
+class ConnectionFailed(Exception):
+    """The conversation cannot go on: no connection, no answer in time, no SMTP. Another host may do."""
+
+    def __init__(self, enhanced: str, text: str, is_timeout: bool = False) -> None:
+        super().__init__(text)
+        self.enhanced = enhanced
+        self.is_timeout = is_timeout
+
+
+class TlsFailed(ConnectionFailed):
+    """The handshake failed; without TLS the same host may do."""
+
+
+class HostRefuses(Exception):
+    """The host does not want to talk with us, or not now: at its greeting, at EHLO, or by 421 at any time."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.text)
+        self.reply = reply
+
+
+class SmtpConnection:
+    """Commands and replies; not safe for threads. Every method may raise `ConnectionFailed` and `HostRefuses`."""
+
+    def __init__(self, place: HostAddress, timeouts: Timeouts) -> None:
+        self.place = place
+        self.features: dict[str, str] = {}
+        """What EHLO announced: upper-case keyword and its parameters."""
+        self.tls_version: str | None = None
+        self.messages = 0
+        """Transactions so far."""
+        self.is_in_transaction = False
+        """Whether MAIL was said and RSET is needed before the next."""
+        self._timeouts = timeouts
+        self._reader = ReplyReader()
+        self._socket: socket.socket | None = None
+
+    def open(self, our_name: str, tls: ssl.SSLContext | None, deadline: Deadline) -> None:
+        """Connect, greet, and encrypt if the host offers it. Also raises `TlsFailed`."""
+        self._connect(deadline)
+        greeting = self._read(deadline.within(self._timeouts.greeting_s), "its greeting")
+        if not greeting.is_positive:
+            raise HostRefuses(greeting)
+        self._say_hello(our_name, deadline)
+        if tls is not None and "STARTTLS" in self.features and self._start_tls(tls, deadline):
+            self._say_hello(our_name, deadline)
+
+    def ask(self, line: bytes, deadline: Deadline) -> Reply:
+        """Send one command and read its reply."""
+        return self.ask_all([line], deadline)[0]
+
+    def ask_all(self, lines: Iterable[bytes], deadline: Deadline) -> list[Reply]:
+        """Send commands and read their replies: all at once where the host allows it (RFC 2920), else one by one."""
+        asked = list(lines)
+        if "PIPELINING" not in self.features:
+            return [self._exchange([line], deadline)[0] for line in asked]
+        return self._exchange(asked, deadline)
+
+    def send_content(self, wire: bytes, deadline: Deadline) -> Reply | None:
+        """Send the content, its end included. Gives a reply only if the host refused it midway."""
+        view = memoryview(wire)
+        try:
+            for start in range(0, len(view), BLOCK_BYTES):
+                self._send(view[start : start + BLOCK_BYTES], deadline.within(self._timeouts.block_s))
+        except ConnectionFailed:
+            with suppress(ConnectionFailed):
+                reply = self._read(deadline.within(LAST_WORDS_S), "its last words")
+                if not reply.is_positive:
+                    return reply
+            raise
+        return None
+
+    def read_verdict(self, deadline: Deadline) -> Reply:
+        """The reply to the content."""
+        return self._read(deadline.within(self._timeouts.dot_s), "its answer to the content")
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether nothing has come since the last reply: neither an end nor a 421."""
+        if self._socket is None or self._reader.has_unread:
+            return False
+        try:
+            self._socket.settimeout(0)
+            self._socket.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            return False
+        return False
+
+    def quit(self) -> None:
+        """Take leave and close; a host that does not answer is not waited for."""
+        with suppress(ConnectionFailed, HostRefuses):
+            self._exchange([b"QUIT"], Deadline(self._timeouts.quit_s))
+        self.close()
+
+    def close(self) -> None:
+        """Close without a word."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    # --- the parts ---
+
+    def _connect(self, deadline: Deadline) -> None:
+        address = (self.place.address, self.place.port)
+        try:
+            self._socket = socket.create_connection(address, deadline.within(self._timeouts.connect_s).remaining)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as error:
+            is_timeout = isinstance(error, TimeoutError)
+            reason = "no answer in time" if is_timeout else error.strerror or str(error)
+            raise ConnectionFailed("4.4.1", f"no connection to {self._peer}: {reason}", is_timeout) from error
+
+    def _say_hello(self, our_name: str, deadline: Deadline) -> None:
+        limit = deadline.within(self._timeouts.helo_s)
+        reply = self._exchange([b"EHLO " + our_name.encode("ascii")], limit)[0]
+        self.features = _features(reply) if reply.is_positive else {}
+        if reply.code in NOT_IMPLEMENTED and self.tls_version is None:
+            reply = self._exchange([b"HELO " + our_name.encode("ascii")], limit)[0]
+        if not reply.is_positive:
+            raise HostRefuses(reply)
+
+    def _start_tls(self, context: ssl.SSLContext, deadline: Deadline) -> bool:
+        """Whether the connection is encrypted now. What came in clear after the 220 must not count as if it had come
+        under TLS (RFC 3207 section 4.2; CVE-2021-38371 and others)."""
+        limit = deadline.within(self._timeouts.tls_s)
+        if self._exchange([b"STARTTLS"], limit)[0].code != 220:
+            return False
+        if self._reader.has_unread:
+            raise ConnectionFailed("4.7.0", f"{self._peer} said more than it may before the TLS handshake")
+        assert self._socket is not None
+        try:
+            self._socket.settimeout(limit.remaining)
+            secured = context.wrap_socket(self._socket, server_hostname=_sni(self.place.host))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or str(error)
+            raise TlsFailed("4.7.5", f"the TLS handshake with {self._peer} failed: {reason}") from error
+        self._socket, self._reader = secured, ReplyReader()
+        self.tls_version = secured.version()
+        return True
+
+    def _exchange(self, lines: list[bytes], deadline: Deadline) -> list[Reply]:
+        for line in lines:
+            if _CONTROL.search(line):  # addresses were checked long before; this is the last door
+                raise ValueError("a command must not hold control characters")
+        limit = deadline.within(self._timeouts.command_s)
+        self._send(CRLF.join(lines) + CRLF, limit)
+        replies = []
+        for line in lines:
+            verb = line.split(b" ", 1)[0].decode("ascii", "replace")
+            replies.append(self._read(deadline.within(self._timeouts.command_s), f"its answer to {verb}"))
+            if replies[-1].code == CLOSING:
+                raise HostRefuses(replies[-1])
+        return replies
+
+    def _send(self, data: bytes | memoryview, deadline: Deadline) -> None:
+        if self._socket is None:
+            raise ConnectionFailed("4.4.2", f"the connection to {self._peer} is closed")
+        try:
+            self._socket.settimeout(deadline.remaining)
+            self._socket.sendall(data)
+        except OSError as error:
+            raise self._lost(error, "to take what we sent") from error
+
+    def _read(self, deadline: Deadline, what: str) -> Reply:
+        try:
+            while (reply := self._reader.next_reply()) is None:
+                piece = self._receive(deadline, what)
+                self._reader.feed(piece)
+        except MalformedReply as error:
+            raise ConnectionFailed("4.5.0", f"{self._peer} does not speak SMTP: {error}") from error
+        return reply
+
+    def _receive(self, deadline: Deadline, what: str) -> bytes:
+        if self._socket is None:
+            raise ConnectionFailed("4.4.2", f"the connection to {self._peer} is closed")
+        if deadline.is_over:
+            raise self._lost(TimeoutError(), what)
+        try:
+            self._socket.settimeout(deadline.remaining)
+            piece = self._socket.recv(RECEIVED_BYTES)
+        except OSError as error:
+            raise self._lost(error, what) from error
+        if not piece:
+            raise ConnectionFailed("4.4.2", f"{self._peer} hung up before {what}")
+        return piece
+
+    def _lost(self, error: OSError, what: str) -> ConnectionFailed:
+        if isinstance(error, TimeoutError):
+            return ConnectionFailed("4.4.2", f"{self._peer} took too long: {what} did not come in time", True)
+        reason = error.strerror or str(error)
+        return ConnectionFailed("4.4.2", f"the connection to {self._peer} was lost before {what}: {reason}")
+
+    @property
+    def _peer(self) -> str:
+        return f"{self.place.host} ({self.place.address})"
+
+
+def opportunistic_tls() -> ssl.SSLContext:
+    """TLS with whatever certificate and cipher the host has: the alternative is clear text (RFC 7435)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    return context
+
+
+def _features(reply: Reply) -> dict[str, str]:
+    features = {}
+    for line in reply.lines[1:]:
+        keyword, _, parameters = line.partition(" ")
+        features[keyword.upper()] = parameters.strip()
+    return features
+
+
+def _sni(host: str) -> str | None:
+    """The name for SNI; an address is none (RFC 6066 section 3)."""
+    return None if ":" in host or host.replace(".", "").isdigit() else host

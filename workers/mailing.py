@@ -1,0 +1,63 @@
+"""Mail that workers send: forwarded to mailboxes that are targets, and bounces."""
+
+from __future__ import annotations
+
+from core.clock import Clock
+from core.config import Settings
+from core.delivery import Outcome, Verdict
+from core.services.claims import ClaimedDelivery
+from core.services.recording import FinishedAttempt
+from core.services.secrets import shared_secret
+from core.srs import SECRET_NAME, SrsRewriter
+from core.store.db import Database
+from outbound.forward_mail import Forward, MailForwarder
+from outbound.mail import OutgoingMail
+from outbound.mailto import parse_mailto
+from outbound.mx import MxTransport, mx_transport_for
+from outbound.pool import ConnectionPool
+
+
+class Mailing:
+    """Forwards mail to the mailboxes that are targets, from any thread."""
+
+    def __init__(self, settings: Settings, database: Database, transport: MxTransport, clock: Clock) -> None:
+        self._settings = settings
+        self._database = database
+        self._transport = transport
+        self._clock = clock
+
+    def forward(self, delivery: ClaimedDelivery, content: bytes) -> Outcome:
+        """Send a message on as it has been prepared. Raises `StorageUnavailable` (the secret of senders' rewriting)."""
+        srs = SrsRewriter(shared_secret(self._database, SECRET_NAME), self._settings.domain, self._clock)
+        forwarder = MailForwarder(self._transport, srs, self._settings.mx_hostname, self._clock)
+        result = forwarder.send(
+            Forward(
+                delivery_id=delivery.delivery_id,
+                envelope=delivery.envelope,
+                target=parse_mailto("target", delivery.target),
+                mark=f"{delivery.address_id}@{self._settings.mx_hostname}",
+                content=content,
+            )
+        )
+        return result.outcome
+
+
+class BounceAttempt:
+    """Makes attempts at deliveries of kind `BOUNCE`: mail with the null sender to one recipient."""
+
+    def __init__(self, transport: MxTransport, clock: Clock) -> None:
+        self._transport = transport
+        self._clock = clock
+
+    def __call__(self, delivery: ClaimedDelivery) -> FinishedAttempt:
+        """Make the attempt; never raises."""
+        if delivery.body is None:
+            outcome = Outcome(Verdict.PERMANENT, 0, self._clock(), 0, "the bounce has no content any more")
+            return FinishedAttempt(delivery, outcome)
+        mail = OutgoingMail(mail_from="", recipients=delivery.envelope.recipients, content=delivery.body)
+        return FinishedAttempt(delivery, self._transport.deliver(mail)[0].outcome)
+
+
+def open_transport(settings: Settings, clock: Clock) -> MxTransport:
+    """The way out, with its kept connections. Raises `ConfigurationError`."""
+    return mx_transport_for(settings, clock, ConnectionPool())

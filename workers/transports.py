@@ -1,0 +1,79 @@
+"""Which transport carries which kind of delivery: where the receiving and the sending edge meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.clock import SECOND_MS, Clock
+from core.config import Settings
+from core.delivery import HTTP_POLICY, DeliveryKind, Policy
+from core.store.blobs import open_blobs
+from core.store.db import Database
+from inbound.attempt import InboundAttempt
+from inbound.bounce import Bouncer
+from inbound.callbacks import ErrorCallbackAttempt
+from inbound.forward import Forwarder
+from inbound.guarded_http import DeadlineWatch, guarded_session
+from inbound.inspection import open_inspector
+from inbound.presentation import Presentation
+from inbound.storing import open_storing
+from outbound.mx import MxTransport
+from outbound.policy import SMTP_POLICY
+from outbound.timing import Timeouts
+from workers.engine import Attempt
+from workers.mailing import BounceAttempt, Mailing, open_transport
+
+FORWARD_THREADS = 16
+"""Mails on their way to mailboxes at once in each worker."""
+NOTICE_THREADS = 8
+"""Error callbacks, and bounces, in flight at once in each worker: they are few, and must not crowd out mail."""
+STORES = 2
+"""An attempt may upload to two: attachments to one, the whole message to another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """How deliveries of one kind are made."""
+
+    attempt: Attempt
+    policy: Policy
+    threads: int
+    attempt_limit_ms: int
+    """The longest an attempt may take: leases are longer."""
+
+
+def open_transports(settings: Settings, database: Database, clock: Clock) -> dict[DeliveryKind, Transport]:
+    """The transports of a worker. Raises `ConfigurationError`."""
+    session = guarded_session(settings.target_policy, settings.host_concurrency, settings.ca_file or None)
+    forwarder = Forwarder(session, DeadlineWatch(), settings.target_timeout, clock)
+    mail = open_transport(settings, clock)
+    attempt, preparing_s = _received(settings, database, forwarder, mail, clock)
+    posting_ms = settings.target_timeout * SECOND_MS
+    mailing_ms = int(Timeouts().total_s * SECOND_MS)
+    preparing_ms = int(preparing_s * SECOND_MS)
+    return {
+        DeliveryKind.INBOUND: Transport(attempt, HTTP_POLICY, settings.worker_threads, posting_ms + preparing_ms),
+        DeliveryKind.FORWARD: Transport(attempt, SMTP_POLICY, FORWARD_THREADS, mailing_ms + preparing_ms),
+        DeliveryKind.ERROR_CALLBACK: Transport(
+            ErrorCallbackAttempt(forwarder, clock), HTTP_POLICY, NOTICE_THREADS, posting_ms
+        ),
+        DeliveryKind.BOUNCE: Transport(BounceAttempt(mail, clock), SMTP_POLICY, NOTICE_THREADS, mailing_ms),
+    }
+
+
+def _received(
+    settings: Settings, database: Database, forwarder: Forwarder, mail: MxTransport, clock: Clock
+) -> tuple[InboundAttempt, float]:
+    """What delivers received mail, and how many seconds it may need before the target is asked."""
+    inspector = open_inspector(settings, clock)
+    storing = open_storing(settings, database, clock)
+    attempt = InboundAttempt(
+        forwarder,
+        Mailing(settings, database, mail, clock).forward,
+        open_blobs(settings.blob_location),
+        inspector,
+        Presentation(settings, storing),
+        Bouncer(settings, clock),
+        clock,
+    )
+    return attempt, inspector.longest_s + STORES * storing.longest_s
