@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import lru_cache
 from typing import Protocol
-
-import re2
 
 from core.address_settings import DEFAULT_ADDRESS_SETTINGS, AddressSettings, DeliveryMode
 from core.addresses import Mailbox
 from core.delivery import DeliveryKind
-from core.errors import InvalidField
 from core.netguard import is_mailbox
+from core.patterns import fits
 from core.rules import Rule
 
 WILDCARD_PREFIX = "*."
-MAX_REGEX_LENGTH = 1_000
-REGEX_MEMORY_BYTES = 1 << 20
-"""RE2 refuses a pattern whose automaton would need more; matching is linear in any case."""
 
 
 class Refusal(StrEnum):
@@ -164,21 +158,4 @@ def candidate_domains(domain: str) -> tuple[str, ...]:
 def pattern_matches(auth_regex: str, mailbox: Mailbox) -> bool:
     """Whether the whole recipient (its domain in lower case) matches; linear in its length (RE2)."""
     recipient = f"{mailbox.text.rpartition('@')[0]}@{mailbox.domain}"
-    return compile_pattern(auth_regex).fullmatch(recipient) is not None
-
-
-@lru_cache(maxsize=1024)
-def compile_pattern(auth_regex: str) -> re2._Regexp:
-    """Compile a customer's pattern. Raises `InvalidField` with RE2's own words when it is not one."""
-    if len(auth_regex) > MAX_REGEX_LENGTH:
-        raise InvalidField("auth_regex", f"is longer than {MAX_REGEX_LENGTH} characters")
-    options = re2.Options()
-    options.max_mem = REGEX_MEMORY_BYTES
-    options.log_errors = False
-    try:
-        return re2.compile(auth_regex, options)
-    except re2.error as error:
-        reason = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
-        raise InvalidField(
-            "auth_regex", f"is not a valid regular expression ({reason}); the syntax is RE2's"
-        ) from error
+    return fits(auth_regex, recipient)

@@ -58,7 +58,7 @@ class SrsRewriter:
 
     def __init__(self, secret: bytes, domain: str, clock: Clock) -> None:
         self._secret = secret
-        self._domain = domain
+        self.domain = domain
         self._clock = clock
 
     def forward(self, mail_from: str) -> str:
@@ -70,9 +70,9 @@ class SrsRewriter:
         mailbox = parse_mailbox(mail_from) if mail_from else None
         if mailbox is None:
             return ""
-        if mailbox.domain == self._domain:
+        if mailbox.domain == self.domain:
             return mail_from
-        return f"{_quoted(self._seal(self._form(mailbox)))}@{self._domain}"
+        return f"{_quoted(self._seal(self._form(mailbox)))}@{self.domain}"
 
     def reverse(self, address: str) -> str | None:
         """The sender that `forward` made this address of; None when it did not, or too long ago."""
@@ -81,7 +81,7 @@ class SrsRewriter:
 
     def reverse_mailbox(self, mailbox: Mailbox) -> str | None:
         """The same for an address that was read before."""
-        if mailbox.domain != self._domain:
+        if mailbox.domain != self.domain:
             return None
         if match := _SRS0.match(mailbox.local):
             digest, day, domain, user = match.groups()

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import charset_normalizer
 
+from inbound import charset_evidence
+from inbound.charset_evidence import LATIN
 from inbound.parsed import DefectKind
 
 SAMPLE_BYTES = 4096
@@ -25,6 +27,8 @@ SHORT_SAMPLE_BYTES = 64
 """Under this length the detector guesses; a text with few non-ASCII bytes is then read as windows-1252."""
 MIN_EVIDENCE_BYTES = 4
 """Fewer non-ASCII bytes tell nothing; the text is then read as windows-1252."""
+MIN_LETTERS = 3
+"""Of so many non-ASCII bytes the letters they would be are looked at."""
 _FALLBACK = "windows-1252"
 
 # IANA name -> the codecs tried in turn, widest compatible superset first, as browsers do (WHATWG Encoding).
@@ -143,6 +147,12 @@ class CharsetDetector:
         self._budget -= 1
         sample = _foreign_words(data)
         high = _count_high(sample)
+        by_letters = charset_evidence.by_letters(sample) if high >= MIN_LETTERS else None
+        if by_letters is not None:
+            if by_letters != LATIN:
+                return by_letters
+            is_clear = len(sample) >= SHORT_SAMPLE_BYTES or high * 3 >= len(sample)
+            return _detect_latin(sample) if is_clear and high >= MIN_EVIDENCE_BYTES else _FALLBACK
         if high < MIN_EVIDENCE_BYTES or (len(sample) < SHORT_SAMPLE_BYTES and high * 3 < len(sample)):
             return _FALLBACK
         if high * 3 < len(sample):

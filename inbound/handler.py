@@ -21,6 +21,7 @@ from inbound.mail_handler import InboundEnvelope
 from inbound.message_gate import MessageGate
 from inbound.recipient_gate import RecipientGate, size_limit
 from inbound.replies import Reply, accepted, loop_detected, oversize, recipient_refused
+from inbound.returns import Returns
 from inbound.spool import MessageSpool, SpooledMessage
 from inbound.trace import find_loop
 
@@ -34,6 +35,7 @@ class InboundHandler:
         self,
         settings: Settings,
         routes: CachedRoutes,
+        returns: Returns,
         gates: tuple[RecipientGate, MessageGate],
         acceptor: Acceptor,
         inline: InlineDelivery,
@@ -42,6 +44,7 @@ class InboundHandler:
     ) -> None:
         self._settings = settings
         self._routes = routes
+        self._returns = returns
         self._recipient_gate, self._message_gate = gates
         self._acceptor = acceptor
         self._inline = inline
@@ -72,14 +75,16 @@ class InboundHandler:
         if mailbox is None:
             return Reply.BAD_MAILBOX
         try:
-            found = await self._routes.find(mailbox)
+            facts = client_facts(session, envelope)
+            returned = await self._returns.find(mailbox, facts.mail_from)
+            found = returned or await self._routes.find(mailbox)
         except StorageUnavailable as error:
             log.error("routing failed", reason=repr(error.__cause__))
             return Reply.TRY_LATER
         if isinstance(found, Refusal):
             return recipient_refused(found)
         if not found.is_plain or envelope.routes:
-            refusal = await self._recipient_gate.refusal(client_facts(session, envelope), envelope, address, found)
+            refusal = await self._recipient_gate.refusal(facts, envelope, address, found)
             if refusal is not None:
                 return refusal
         envelope.rcpt_tos.append(address)

@@ -114,9 +114,7 @@ class InlineDelivery:
             mail.plans.get(route.delivery_key, DUE),
             duplicate_window_ms=route.settings.duplicate_window_ms,
             lease_token=f"{INLINE_LEASE_PREFIX}{secrets.token_hex(TOKEN_BYTES)}",
-            lease_end_ms=self._clock()
-            + self._attempt.limit_ms(route.settings.inline_deadline_s, route.settings)
-            + LEASE_GRACE_MS,
+            lease_end_ms=self._clock() + limit_ms + LEASE_GRACE_MS,
         )
         return replace(mail, plans={route.delivery_key: plan})
 

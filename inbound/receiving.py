@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from inbound.inspection import open_inspector
 from inbound.message_gate import MessageGate
 from inbound.presentation import Presentation
 from inbound.recipient_gate import RecipientGate
+from inbound.returns import Returns
 from inbound.storing import open_storing
 
 
@@ -74,7 +76,8 @@ def open_receiving(
         MessageGate(settings, inspector),
     )
     routes = CachedRoutes(StoredAddressBook(database), settings.domain, clock)
-    handler = InboundHandler(settings, routes, gates, acceptor, inline, spool_folder, clock)
+    returns = Returns(database, settings.domain, clock, ThreadPoolExecutor(1, thread_name_prefix="returns"))
+    handler = InboundHandler(settings, routes, returns, gates, acceptor, inline, spool_folder, clock)
     return Receiving(handler, acceptor, inline, *gates)
 
 

@@ -137,9 +137,11 @@ def loop_detected(reason: str) -> str:
 
 def one_line(text: str | None) -> str:
     """What somebody else wrote, made fit to stand in a reply: one line, printable, at most `MAX_TEXT` characters."""
-    words = " ".join((text or "")[:_LOOKED_AT].split())
-    printable = "".join(character for character in words if character.isprintable())
-    return printable if len(printable) <= MAX_TEXT else printable[: MAX_TEXT - 3].rstrip() + "..."
+    characters = (
+        character for character in (text or "")[:_LOOKED_AT] if character.isprintable() or character.isspace()
+    )
+    line = " ".join("".join(characters).split())
+    return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 3].rstrip() + "..."
 
 
 def on_the_wire(reply: str, is_utf8: bool) -> bytes:

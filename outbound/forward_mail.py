@@ -2,6 +2,10 @@
 
 The content comes as the worker has prepared it (forged Authentication-Results taken out, ours put in front); from here
 on trace headers are put before it and nothing in it is changed, so that signatures of its authors stay good.
+
+With the rewritten sender a mail passes SPF as ours. Where the From header is of our domain too, or of one nearby, that
+would make it pass DMARC (RFC 7489 section 3.1.2): anybody could write in the name of those we belong to, by way of an
+address that forwards. Such a mail keeps its sender unless it had passed DMARC when it came.
 """
 
 from __future__ import annotations
@@ -12,11 +16,12 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import format_datetime
 
-from core.addresses import Mailbox
+from core.addresses import Mailbox, parse_mailbox
 from core.clock import Clock
 from core.delivery import Outcome, Verdict
 from core.envelope import Envelope
 from core.srs import SrsRewriter
+from core.verdicts import AuthResult, Verdicts
 from outbound.mail import NO_ANSWER, OutgoingMail, RecipientResult
 from outbound.mx import MxTransport
 
@@ -26,6 +31,8 @@ SEARCHED_BYTES = 1024 * 1024
 """How far into a message its marks are looked for; headers are far shorter."""
 _END_OF_HEADERS = re.compile(rb"\r?\n\r?\n")
 _MARK = re.compile(rb"^" + LOOP_MARK.encode() + rb":[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_FROM = re.compile(rb"^From[ \t]*:((?:[^\r\n]|\r?\n[ \t])*)", re.IGNORECASE | re.MULTILINE)
+_SPACE = re.compile(rb"\s+")
 _UNFIT_FOR_TRACE = re.compile(r"[^!-'*-:=?-\[\]-~]")  # spaces, brackets, comments, backslashes and all beyond ASCII
 
 
@@ -54,11 +61,16 @@ class MailForwarder:
 
     def send(self, forward: Forward) -> RecipientResult:
         """Make one attempt."""
+        target = forward.target.text
         if bears_mark(forward.content, forward.mark):
-            return self._loop(forward)
+            text = f"the mail was forwarded by {forward.mark} before: a loop; see where {target} sends its mail"
+            return self._refusal(target, "5.4.6", text)
+        if self._is_forged(forward.envelope):
+            text = f"the sender claims to be of {self._srs.domain}, and SPF says that it is not"
+            return self._refusal(target, "5.7.1", text)
         mail = OutgoingMail(
-            mail_from=self._srs.forward(forward.envelope.mail_from),
-            recipients=(forward.target.text,),
+            mail_from=self._sender(forward),
+            recipients=(target,),
             content=self._trace(forward) + forward.content,
         )
         return self._transport.deliver(mail)[0]
@@ -67,19 +79,50 @@ class MailForwarder:
         lines = [f"{LOOP_MARK}: {forward.mark}", *received_lines(forward.envelope, self._our_name, forward.delivery_id)]
         return "".join(f"{line}\r\n" for line in lines).encode()
 
-    def _loop(self, forward: Forward) -> RecipientResult:
-        text = (
-            f"the mail was forwarded by {forward.mark} before: a loop; see where {forward.target.text} sends its mail"
-        )
+    def _sender(self, forward: Forward) -> str:
+        """Ours, so that SPF passes, unless that would lend our name to a stranger."""
+        given = forward.envelope.mail_from
+        if names_domain_near(forward.content, self._srs.domain) and not _passed_dmarc(forward.envelope.verdicts):
+            return given
+        return self._srs.forward(given)
+
+    def _is_forged(self, envelope: Envelope) -> bool:
+        """Whether it would pass SPF as ours without being rewritten."""
+        sender = parse_mailbox(envelope.mail_from) if envelope.mail_from else None
+        spf = envelope.verdicts.spf
+        if sender is None or spf is None or sender.domain != self._srs.domain:
+            return False
+        return spf.result in (AuthResult.FAIL, AuthResult.SOFTFAIL)
+
+    def _refusal(self, target: str, enhanced: str, text: str) -> RecipientResult:
         outcome = Outcome(Verdict.PERMANENT, NO_ANSWER, self._clock(), 0, error=text)
-        return RecipientResult(forward.target.text, outcome, "5.4.6", None, None, None)
+        return RecipientResult(target, outcome, enhanced, None, None, None)
 
 
 def bears_mark(content: bytes, mark: str) -> bool:
     """Whether a message was forwarded in this name before."""
-    end = _END_OF_HEADERS.search(content, 0, SEARCHED_BYTES)
-    found = _MARK.finditer(content, 0, end.start() if end else SEARCHED_BYTES)
+    found = _MARK.finditer(content, 0, _end_of_headers(content))
     return any(match[1].strip().lower() == mark.lower().encode() for match in found)
+
+
+def names_domain_near(content: bytes, domain: str) -> bool:
+    """Whether a From header speaks of a domain whose last two labels are ours, however it is written.
+
+    That takes in every domain that relaxed alignment could count as ours, and under suffixes like `co.uk` some more:
+    for those it only means that an unauthenticated mail is forwarded as it came.
+    """
+    nearby = ".".join(domain.rsplit(".", 2)[-2:]).encode()
+    found = _FROM.finditer(content, 0, _end_of_headers(content))
+    return any(nearby in _SPACE.sub(b"", match[1]).lower() for match in found)
+
+
+def _passed_dmarc(verdicts: Verdicts) -> bool:
+    return verdicts.dmarc is not None and verdicts.dmarc.result is AuthResult.PASS
+
+
+def _end_of_headers(content: bytes) -> int:
+    end = _END_OF_HEADERS.search(content, 0, SEARCHED_BYTES)
+    return end.start() if end else SEARCHED_BYTES
 
 
 def received_lines(envelope: Envelope, our_name: str, trace_id: str) -> list[str]:

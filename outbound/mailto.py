@@ -25,7 +25,7 @@ def parse_mailto(field: str, url: str) -> Mailbox:
     if not is_mailto(url):
         raise InvalidField(field, "must begin with mailto:, like mailto:user@example.com")
     address = url[len(_PREFIX) :]
-    if "?" in address or "#" in address:
+    if "?" in address or "#" in address or address.startswith("//"):
         raise InvalidField(field, "must hold an address only; leave out what follows it (write %3F and %23 within one)")
     mailbox = parse_mailbox(_unescape(field, address))
     if mailbox is None or len(mailbox.text.encode()) > MAX_ADDRESS_OCTETS:

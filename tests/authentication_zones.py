@@ -93,7 +93,7 @@ class ZoneServer:
         response.flags |= dns.flags.RA | dns.flags.AA
         if not self._fill(response, question.name, kind):
             return None
-        return _limited(response, query) if transport == "udp" else response.to_wire()
+        return _limited(response, query) if transport == "udp" else response.to_wire(max_size=65535)
 
     def _fill(self, response: dns.message.Message, name: dns.name.Name, kind: str) -> bool:
         for _ in range(MAX_ALIASES):
@@ -178,7 +178,7 @@ def _bound(
 
 
 def _limited(response: dns.message.Message, query: dns.message.Message) -> bytes:
-    wire = response.to_wire()
+    wire = response.to_wire(max_size=65535)
     if len(wire) <= (query.payload or 512):
         return wire
     response.answer.clear()

@@ -1,7 +1,7 @@
 """Object stores on loopback for tests: moto's S3, which verifies signatures; Azurite; and a stand-in for Google's.
 
 moto and Azurite are installed by `tests/object-servers.sh` into a cache folder outside the tree, at pinned versions:
-moto's libraries exclude versions of ours, and Azurite is a program of Node. Where they cannot be had, tests are skipped.
+moto's libraries exclude versions of ours, and Azurite is a program of Node. Where they cannot be had, tests skip.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from core.formats import TargetFormat
 from core.services.accounts import NewAccount, create_account
 from core.store.db import Database
 from tests.api_support import TARGET, Api, api_settings
@@ -32,7 +33,7 @@ def test_created_address_has_the_vendors_fields_and_ours(api: Api) -> None:
     assert api.get(f"/addresses/{body['id']}").json == body
 
 
-@pytest.mark.parametrize("target_format", ["json+n", "multipart+n", "raw"])
+@pytest.mark.parametrize("target_format", list(TargetFormat))
 def test_every_format_is_taken(api: Api, target_format: str) -> None:
     answer = api.post("/addresses", {"target": TARGET, "target_format": target_format})
     assert answer.status_code == 201
@@ -51,7 +52,7 @@ def test_every_format_is_taken(api: Api, target_format: str) -> None:
         ({"nickname": "x" * 101}, "nickname"),
         ({"nickname": "a\0b"}, "nickname: must not contain NUL"),
         ({"nickname": 7}, "nickname"),
-        ({"attachments": {"store": "s3"}}, "attachments: must be empty"),
+        ({"attachments": {"store": "s3"}}, "attachments.kind: is required"),
         ({"nickanme": "x"}, "nickanme: is not a field"),
     ],
 )
@@ -128,6 +129,16 @@ def test_deleted_address_is_gone_with_its_domains(api: Api) -> None:
     assert api.get(f"/custom_domains/{domain_id}").status_code == 404
     assert api.get("/addresses").json == []
     assert api.get("/custom_domains").json == []
+
+
+def test_deleted_address_takes_its_rules_along(api: Api) -> None:
+    address_id = api.new_address()
+    rule = {"action": "reject", "conditions": {}}
+    bound = api.post("/rules", rule | {"address_id": address_id}).json["id"]
+    free = api.post("/rules", rule).json["id"]
+    api.delete(f"/addresses/{address_id}")
+    assert [entry["id"] for entry in api.get("/rules").json] == [free]
+    assert api.get(f"/rules/{bound}").status_code == 404
 
 
 def test_what_a_deleted_address_received_is_still_delivered_and_listed(api: Api) -> None:

@@ -49,9 +49,31 @@ def test_created_domain_has_the_vendors_fields_and_ours(api: Api) -> None:
         "domain": "example.com",
         "id": domain_id,
         "address_id": address_id,
+        "dns_records": answer.json["dns_records"],
         "created_at": "2026-09-21T14:13:20.000Z",
     }
     assert api.get(f"/custom_domains/{domain_id}").json == answer.json
+
+
+def test_the_records_to_publish_are_shown(database: Database, account: NewAccount, tmp_path: Path) -> None:
+    settings = api_settings(
+        tmp_path, hostname="in.example.net", public_url="https://api.example.net", tls_rpt="tls@example.net"
+    )
+    api = Api(database, account, settings)
+    address_id = api.new_address()
+    plain = api.post("/custom_domains", {"domain": "example.com"}, address_id=address_id).json["dns_records"]
+    receiver, policy, host, reports = plain
+    assert receiver == {"name": "example.com", "type": "MX", "value": "10 in.example.net"}
+    assert (policy["name"], policy["type"]) == ("_mta-sts.example.com", "TXT")
+    assert policy["value"].startswith("v=STSv1; id=")
+    assert host == {"name": "mta-sts.example.com", "type": "CNAME", "value": "api.example.net"}
+    assert reports == {
+        "name": "_smtp._tls.example.com",
+        "type": "TXT",
+        "value": "v=TLSRPTv1; rua=mailto:tls@example.net",
+    }
+    wildcard = api.post("/custom_domains", {"domain": "*.example.org"}, address_id=address_id).json["dns_records"]
+    assert wildcard == [{"name": "*.example.org", "type": "MX", "value": "10 in.example.net"}]
 
 
 def test_mail_for_a_created_domain_is_routed(api: Api, database: Database) -> None:

@@ -36,6 +36,8 @@ def test_new_message_has_the_vendors_fields_and_ours(api: Api) -> None:
             "status_category": None,
             "state": "pending",
             "error": None,
+            "flags": [],
+            "released": False,
             "attempts": 0,
             "in_progress": False,
             "next_attempt_at": "2026-09-21T14:13:20.000Z",

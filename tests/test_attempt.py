@@ -18,6 +18,7 @@ from core.store.db import Database
 from inbound.attempt import InboundAttempt, MemoryBudget
 from inbound.forward import Forwarder
 from inbound.guarded_http import DeadlineWatch, guarded_session
+from tests.attempt_parts import make_attempt
 from tests.conftest import NOW_MS
 from tests.deliveries import Deliveries
 from tests.http_target import HttpTarget, running_target
@@ -35,9 +36,11 @@ def blobs(tmp_path: Path) -> DiskBlobs:
 
 
 @pytest.fixture
-def make(blobs: DiskBlobs) -> InboundAttempt:
+def make(blobs: DiskBlobs, tmp_path: Path) -> InboundAttempt:
     session = guarded_session(TargetPolicy(LOOPBACK), 4, None)
-    return InboundAttempt(Forwarder(session, DeadlineWatch(), 5, lambda: NOW_MS), blobs, lambda: NOW_MS)
+    database = Database(f"sqlite:///{tmp_path / 'y.sqlite3'}")
+    forwarder = Forwarder(session, DeadlineWatch(), 5, lambda: NOW_MS)
+    return make_attempt(tmp_path, database, forwarder, blobs, lambda: NOW_MS)
 
 
 @pytest.fixture

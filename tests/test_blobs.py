@@ -1,7 +1,7 @@
 """Large messages: durable before anything is answered, in our folder or in an object store.
 
-No S3 server runs here: `ObjectStoreBlobs` is driven through obstore's store for local folders (a `file://` URL, which
-`open_blobs` itself gives to `DiskBlobs`). What S3, Google and Azure do is obstore's.
+`ObjectStoreBlobs` is driven through obstore's store for local folders (a `file://` URL, which `open_blobs` itself gives
+to `DiskBlobs`) and against S3 (moto). What Google and Azure do is obstore's.
 """
 
 from __future__ import annotations
@@ -11,21 +11,45 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from core.errors import ConfigurationError, StorageUnavailable
-from core.store.blobs import BlobStore, DiskBlobs, ObjectStoreBlobs, open_blobs
+from core.built_in_store import ObjectFolderStore
+from core.errors import ConfigurationError, NotFound, StorageUnavailable
+from core.store.blobs import OBJECT_STORE_SCHEMES, BlobStore, DiskBlobs, ObjectStoreBlobs, _client_options, open_blobs
+from tests.object_servers import REGION, S3Server, running_s3
 from tests.programs import missing
+from tests.raw_server import running_raw_server
 
 CONTENT = os.urandom(300_000)
 
 
-@pytest.fixture(params=["disk", "object store"])
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with running_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an operator sets it, for his own bucket."""
+    for name, value in {
+        "AWS_ENDPOINT": s3.url, "AWS_ALLOW_HTTP": "true", "AWS_ACCESS_KEY_ID": s3.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": s3.secret_access_key, "AWS_REGION": REGION,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(params=["disk", "object store", "s3"])
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
     folder = tmp_path / "messages"
+    if request.param == "s3":
+        request.getfixturevalue("s3_environment")
+        return open_blobs(f"s3://attachments/{tmp_path.name}")
     if request.param == "disk":
         return DiskBlobs(folder)
     folder.mkdir()
@@ -58,6 +82,7 @@ def test_a_deleted_blob_is_gone_and_deleting_again_is_no_error(blobs: BlobStore,
         blobs.get("0190-abcd")
 
 
+@pytest.mark.parametrize("blobs", ["disk", "object store"], indirect=True)
 def test_a_failed_put_leaves_the_spool_file_for_another_try(blobs: BlobStore, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "messages")
     (tmp_path / "messages").write_bytes(b"a file where the folder should be")
@@ -161,3 +186,56 @@ def test_a_store_that_is_not_there_is_an_outage(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(StorageUnavailable):
         open_blobs("s3://bucket/prefix").put_file("key", path)
     assert path.exists()
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_a_large_message_goes_to_s3_in_parts_and_comes_back(tmp_path: Path) -> None:
+    content = os.urandom(12_000_000)
+    blobs = open_blobs("s3://attachments/large")
+    blobs.put_file("0190-abcd", spooled(tmp_path, content))
+    assert blobs.get("0190-abcd") == content
+    blobs.delete("0190-abcd")
+
+
+@pytest.mark.parametrize("bucket", ["missing", "forbidden"])
+@pytest.mark.usefixtures("s3_environment")
+def test_a_bucket_that_refuses_is_an_outage_and_the_spool_file_stays(tmp_path: Path, bucket: str) -> None:
+    path = spooled(tmp_path)
+    with pytest.raises(StorageUnavailable):
+        open_blobs(f"s3://{bucket}/x").put_file("0190-abcd", path)
+    assert path.read_bytes() == CONTENT
+    with pytest.raises(StorageUnavailable, match="0190-abcd"):
+        open_blobs(f"s3://{bucket}/x").get("0190-abcd")
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_the_built_in_store_lives_on_s3_too() -> None:
+    store = ObjectFolderStore("s3://attachments/folder")
+    days = ("20251231", "20260101")
+    for day in days:
+        store.put(f"{day}/{'0' * 32}.txt", day.encode() * 100_000)
+    opened = store.open(f"20260101/{'0' * 32}.txt")
+    assert (opened.size, b"".join(opened.chunks)) == (800_000, b"20260101" * 100_000)
+    assert [store.purge("20260101", 10) for _ in range(2)] == [1, 0]
+    with pytest.raises(NotFound):
+        store.open(f"20251231/{'0' * 32}.txt")
+    with pytest.raises(StorageUnavailable):  # not "not found": nothing was lost
+        ObjectFolderStore("s3://missing/x").put(f"20260101/{'0' * 32}.txt", b"x")
+
+
+def test_a_store_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_environment: None) -> None:
+    """With a patience cut short by the environment, as an operator may; obstore's own would be minutes."""
+    monkeypatch.setenv("AWS_TIMEOUT", "500ms")
+    path = spooled(tmp_path)
+    with running_raw_server(lambda connection, number: time.sleep(10)) as port:
+        monkeypatch.setenv("AWS_ENDPOINT", f"http://127.0.0.1:{port}")
+        begun = time.monotonic()
+        with pytest.raises(StorageUnavailable):
+            open_blobs("s3://attachments/x").put_file("0190-abcd", path)
+        assert time.monotonic() - begun < 5
+    assert path.exists()
+
+
+def test_patience_is_bounded_for_every_kind_of_store() -> None:
+    for scheme in OBJECT_STORE_SCHEMES:
+        assert _client_options(scheme)["timeout"] == "20s"

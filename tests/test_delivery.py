@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from core.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from core.delivery import (
     HTTP_POLICY,
+    INLINE_POLICY,
     Decision,
     DeliveryState,
     Outcome,
@@ -26,6 +27,7 @@ POLICY = Policy(
     schedule_ms=(10_000, 60_000, 600_000), give_up_after_ms=3_600_000, jitter=0.1, max_retry_after_ms=900_000
 )
 ACCEPTED, TEMPORARY, PERMANENT = Verdict.ACCEPTED, Verdict.TEMPORARY, Verdict.PERMANENT
+HELD, QUARANTINED, DEFERRED = Verdict.HELD, DeliveryState.QUARANTINED, DeliveryState.DEFERRED
 PENDING, DELIVERED = DeliveryState.PENDING, DeliveryState.DELIVERED
 REJECTED, EXHAUSTED = DeliveryState.REJECTED, DeliveryState.EXHAUSTED
 
@@ -58,6 +60,17 @@ TABLE = [
     (TEMPORARY, 1, 900_000, 2_700_000, 0.0, PENDING, 900_000),
     (TEMPORARY, 1, 900_000, 2_700_001, 0.0, EXHAUSTED, None),  # by its Retry-After
     (TEMPORARY, 1, None, 10 * DAY_MS, 0.0, EXHAUSTED, None),
+    (HELD, 1, None, 0, 0.0, QUARANTINED, None),
+    (HELD, 99, None, 10 * DAY_MS, 0.0, QUARANTINED, None),  # it waits for a person, however long
+]
+INLINE_TABLE = [
+    # verdict, attempts, retry_after_ms -> state
+    (ACCEPTED, 1, None, DELIVERED),
+    (PERMANENT, 1, None, REJECTED),
+    (HELD, 1, None, QUARANTINED),
+    (TEMPORARY, 1, None, DEFERRED),
+    (TEMPORARY, 1, 1_000, DEFERRED),  # when to come again is for the sender to know
+    (TEMPORARY, 99, None, DEFERRED),
 ]
 
 
@@ -82,9 +95,17 @@ def test_each_outcome_leads_to_its_state(
     assert decision == Decision(state, None if pause_ms is None else NOW_MS + pause_ms)
 
 
-def test_the_table_has_a_row_for_every_verdict_and_state() -> None:
-    assert {row[0] for row in TABLE} == set(Verdict)
-    assert {row[5] for row in TABLE} == set(DeliveryState)
+@pytest.mark.parametrize(("verdict", "attempts", "retry_after_ms", "state"), INLINE_TABLE)
+def test_the_sender_of_an_inline_mail_is_the_one_to_try_again(
+    verdict: Verdict, attempts: int, retry_after_ms: int | None, state: DeliveryState
+) -> None:
+    decision = decide(Progress(attempts, NOW_MS), outcome(verdict, retry_after_ms), INLINE_POLICY, NOW_MS, 0.5)
+    assert decision == Decision(state)
+
+
+def test_the_tables_have_a_row_for_every_verdict_and_state() -> None:
+    assert {row[0] for row in TABLE} == set(Verdict) == {row[0] for row in INLINE_TABLE}
+    assert {row[5] for row in TABLE} | {row[3] for row in INLINE_TABLE} == set(DeliveryState)
 
 
 @given(

@@ -43,7 +43,9 @@ def test_a_reply_may_come_in_any_pieces_and_what_follows_stays() -> None:
     assert not reader.has_unread
 
 
-@pytest.mark.parametrize("data", [b"hello\r\n", b"\r\n", b"99 x\r\n", b"150 x\r\n", b"650 x\r\n", b"250+x\r\n", b"2500 x\r\n"])
+@pytest.mark.parametrize(
+    "data", [b"hello\r\n", b"\r\n", b"99 x\r\n", b"150 x\r\n", b"650 x\r\n", b"250+x\r\n", b"2500 x\r\n"]
+)
 def test_what_is_no_reply_is_an_error(data: bytes) -> None:
     with pytest.raises(MalformedReply):
         read(data)

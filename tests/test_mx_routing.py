@@ -308,7 +308,9 @@ def test_a_relay_that_is_not_found_is_waited_for() -> None:
 
 def test_the_setting_of_the_relay() -> None:
     assert smart_host("") is None
-    assert list(SmartHost(smart_host("127.0.0.1:2525") or pytest.fail()).places("x", Deadline(1))) == [
+    relay = smart_host("127.0.0.1:2525")
+    assert relay is not None
+    assert list(SmartHost(relay).places("x", Deadline(1))) == [
         HostAddress("127.0.0.1", "127.0.0.1", 2525, is_guarded=False)
     ]
     with pytest.raises(ConfigurationError, match="PILLARBOX_SMART_HOST"):

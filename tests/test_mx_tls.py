@@ -51,7 +51,9 @@ def test_a_host_that_takes_back_its_offer_gets_the_mail_in_clear(answer: str) ->
 
 
 def test_nothing_said_in_clear_counts_after_the_handshake(certificate: Certificate) -> None:
-    injected = b"250-mx.test\r\n250 PIPELINING\r\n250 2.1.0 ok\r\n250 2.1.5 ok\r\n354 go\r\n250 2.0.0 taken, honestly\r\n"
+    injected = (
+        b"250-mx.test\r\n250 PIPELINING\r\n250 2.1.0 ok\r\n250 2.1.5 ok\r\n354 go\r\n250 2.0.0 taken, honestly\r\n"
+    )
     script = Script(features=OFFERED, injected=injected)
     with running_peer(script, certificate) as peer, edge_to(peer.port, SHORT) as edge:
         result = edge.send()

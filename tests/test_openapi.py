@@ -69,6 +69,7 @@ def test_with_a_key_no_request_is_an_accident(api: Api, schema: Any, mode: Gener
         "address_id": address_id,
         "custom_domain_id": api.post("/custom_domains", {"domain": "a.example", "address_id": address_id}).json["id"],
         "status_id": api.receive_and_attempt(address_id, 404),
+        "rule_id": api.post("/rules", {"action": "flag", "conditions": {}}).json["id"],
     }
     turns = 0
 
@@ -131,7 +132,7 @@ def test_every_call_is_explained_and_says_what_it_needs(api: Api) -> None:
 
 def test_page_numbers_are_marked_as_deprecated(api: Api) -> None:
     document = api.client.get("/openapi.json").json
-    for noun in ("addresses", "custom_domains", "incoming_statuses"):
+    for noun in ("addresses", "custom_domains", "incoming_statuses", "rules"):
         parameters = document["paths"][f"/api/v0.1/{{account_id}}/{noun}"]["get"]["parameters"]
         deprecated = {entry["name"] for entry in parameters if entry.get("deprecated")}
         assert deprecated == {"page"}

@@ -62,7 +62,7 @@ KNOWN = [
     (version_2(family=UNSPECIFIED), BALANCER),
     (version_2(LOCAL), BALANCER),
     (version_2(LOCAL, UNSPECIFIED), BALANCER),
-    (version_2(tlvs=tlv(0x04, b"\0" * 100) + tlv(0x20, b"\x01\0\0\0\0" + tlv(0x21, b"TLSv1.3"))), ("198.51.100.7", 4321)),
+    (version_2(tlvs=tlv(4, b"\0" * 100) + tlv(0x20, b"\x01\0\0\0\0" + tlv(0x21, b"TLSv1.3"))), ("198.51.100.7", 4321)),
     (version_2(tlvs=tlv(0xE0, b"MAIL FROM:<a@example.com>\r\n" * 2_000)), ("198.51.100.7", 4321)),
     (version_2(tlvs=b"\x03\xff\xff"), ("198.51.100.7", 4321)),
 ]  # fmt: skip
@@ -81,9 +81,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("header", "client"), KNOWN, ids=range(len(KNOWN)))
 @pytest.mark.parametrize("piece", [1, 7, 100_000])
-def test_the_session_is_that_of_the_client_the_header_names(
-    header: bytes, client: tuple[str, int], piece: int
-) -> None:
+def test_the_session_is_that_of_the_client_the_header_names(header: bytes, client: tuple[str, int], piece: int) -> None:
     async def walk() -> None:
         receiver = Receiver(**NETWORKS)
         peer = receiver.connect(BALANCER)
@@ -125,9 +123,14 @@ def test_a_load_balancer_that_sends_no_proper_header_is_hung_up_on(begin: bytes)
 
 
 @settings(max_examples=300, deadline=None)
-@given(begin=st.one_of(st.binary(max_size=300), st.binary(max_size=300).map(SIGNATURE.__add__),
-                       st.binary(max_size=100).map(b"PROXY ".__add__),
-                       st.text("TCP46UNKOW 0123456789.:abcdef", max_size=60).map(lambda t: f"PROXY {t}\r\n".encode())))
+@given(
+    begin=st.one_of(
+        st.binary(max_size=300),
+        st.binary(max_size=300).map(SIGNATURE.__add__),
+        st.binary(max_size=100).map(b"PROXY ".__add__),
+        st.text("TCP46UNKOW 0123456789.:abcdef", max_size=60).map(lambda t: f"PROXY {t}\r\n".encode()),
+    )
+)
 def test_no_bytes_in_place_of_a_header_are_an_error_of_ours(begin: bytes) -> None:  # fmt: skip
     async def walk() -> None:
         receiver = Receiver(**NETWORKS)

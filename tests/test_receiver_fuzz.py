@@ -6,6 +6,7 @@ it knows nothing of commands but where they end, and of messages but where they 
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import ssl
@@ -91,7 +92,7 @@ async def _check(stream: bytes, cuts: list[int], block: int = READ_BLOCK_OCTETS)
         patch.setattr("inbound.wire.READ_BLOCK_OCTETS", block)
         peer = receiver.connect()
     places = [0, *sorted({min(cut, len(stream)) for cut in cuts}), len(stream)]
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in itertools.pairwise(places):
         await peer.say(stream[start:end])
     await peer.finish()
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from inbound.server import KEEPALIVE, listening_socket
 from tests.gateway import Gateway, running_gateway
+from tests.ports import free_port
 from tests.smtp_client import MESSAGE, SENDER, RawClient, connected, new_mailbox, spool_files, stored, stuffed
 
 LINE = b"x" * 76 + b"\r\n"
@@ -17,6 +22,9 @@ LINE_LIMIT = 20_000
 MIB = 1024 * 1024
 FLAT_MIB = 12
 """How much a receiver may grow over one message of any size: its buffers, and the C library's slack."""
+CONCURRENT = 40
+MIB_EACH = 1
+"""How much each of many large messages may cost while they arrive: blocks on their way into files."""
 DRIP_S = 0.1
 
 
@@ -29,14 +37,15 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         "PILLARBOX_MAX_RECIPIENTS": "3",
         "PILLARBOX_MAX_COMMANDS": "40",
         "PILLARBOX_MAX_SESSION_ERRORS": "6",
+        "PILLARBOX_TARPIT_MS": "1",
     }
     yield from _receiver(tmp_path_factory.mktemp("limited"), **environment)
 
 
 @pytest.fixture(scope="module")
 def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A receiver as it is without settings."""
-    yield from _receiver(tmp_path_factory.mktemp("ordinary"))
+    """A receiver as it is without settings, but for its slow refusals."""
+    yield from _receiver(tmp_path_factory.mktemp("ordinary"), PILLARBOX_TARPIT_MS="0")
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +135,23 @@ def test_a_message_of_35_mib_is_taken_with_flat_memory(ordinary: Gateway) -> Non
     assert growth.mib < FLAT_MIB
     (mail,) = stored(ordinary, mailbox)
     assert len(mail.raw) == mail.size == 35 * MIB
+
+
+def test_many_large_mails_at_once_cost_little_memory_each(ordinary: Gateway) -> None:
+    mailbox = new_mailbox(ordinary)
+
+    def send_one(_: int) -> str:
+        with connected(ordinary) as client:
+            client.begin_data(mailbox)
+            _send_bytes(client, 3 * MIB)
+            client.send(b".\r\n")
+            return client.reply()[:3]
+
+    with ThreadPoolExecutor(CONCURRENT) as pool, _GrowthOf(ordinary) as growth:
+        codes = set(pool.map(send_one, range(CONCURRENT)))
+
+    assert codes == {"250"}
+    assert growth.mib < CONCURRENT * MIB_EACH
 
 
 def test_a_line_over_the_limit_is_refused_and_the_session_goes_on(limited: Gateway) -> None:
@@ -237,7 +263,25 @@ def test_connections_are_limited_by_address_and_in_total_and_places_are_given_ba
         _wait_until_admitted(gateway, 3)
 
 
+def test_a_flood_of_anything_short_ends_the_session(limited: Gateway) -> None:
+    for flood in (b"NOOP\r\n", b"RSET\r\n", b"HELP\r\n", b"VRFY a\r\n", b"\r\n", b"\n", b"x\n", b"\x00\n"):
+        client = RawClient(limited.settings.smtp.port)
+        with suppress(OSError):  # it may hang up before all is sent
+            client.send(flood * 10_000)
+        assert client.rest().count("\n") < 45, flood
+
+
 # --- times ---
+
+
+def test_a_client_that_is_gone_without_a_word_is_noticed() -> None:
+    with listening_socket("127.0.0.1", free_port()) as listener, socket.create_connection(listener.getsockname()):
+        listener.setblocking(True)
+        accepted = listener.accept()[0]
+        with accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            for option, value in KEEPALIVE.items():
+                assert accepted.getsockopt(socket.IPPROTO_TCP, getattr(socket, option)) == value
 
 
 def test_a_silent_session_is_closed(impatient: Gateway) -> None:

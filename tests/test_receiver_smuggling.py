@@ -13,9 +13,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.gateway import Gateway, running_gateway
-from tests.smtp_client import RawClient, connected, new_mailbox, stored
+from tests.smtp_client import RawClient, connected, new_mailbox, stored, stuffed
 
-LINE_ENDS = (b"\n", b"\r", b"\r\n", b"\r\r\n", b"\n\r", b"\r\n\x00", b"\x00\r\n", b" \r\n")
+LINE_ENDS = (
+    b"\n", b"\r", b"\r\n", b"\r\r\n", b"\n\r", b"\r\n\x00", b"\x00\r\n", b" \r\n",
+    b"\r\x00\n", b"\x00", b"\x0b\r\n", b"\x85", b"\xe2\x80\xa8", b"\r\n\r", b"\n\n",
+)  # fmt: skip
 SMUGGLED = [
     (before, after)
     for before, after in itertools.product(LINE_ENDS, LINE_ENDS)
@@ -25,7 +28,7 @@ SMUGGLED = [
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with running_gateway(tmp_path_factory.mktemp("smuggling"), "smtp") as started:
+    with running_gateway(tmp_path_factory.mktemp("smuggling"), "smtp", PILLARBOX_TARPIT_MS="0") as started:
         yield started
 
 
@@ -75,6 +78,62 @@ def test_an_end_of_data_cut_anywhere_is_the_end(gateway: Gateway, cut: int) -> N
         assert client.reply().startswith("250 2.0.0 ")
 
     assert [mail.raw for mail in stored(gateway, mailbox)] == [b"whole\r\n"]
+
+
+@pytest.mark.parametrize("inside", [b"\r", b"\x00", b" ", b"\t", b"\n", b".", b"\xff", b"\x1a", b"\x04"])
+@pytest.mark.parametrize("place", [1, 2, 3, 4])
+def test_a_byte_within_the_end_of_data_makes_it_content(gateway: Gateway, inside: bytes, place: int) -> None:
+    end = b"\r\n.\r\n"
+    broken = end[:place] + inside + end[place:]
+    if end in broken:
+        return  # the byte stands behind or before a whole one
+    mailbox = new_mailbox(gateway)
+    with connected(gateway) as client:
+        client.begin_data(mailbox)
+        client.send(b"a" + broken + b"RSET\r\n.\r\n")
+        assert client.reply().startswith("250 2.0.0 Ok: queued")
+        assert client.ask("NOOP").startswith("250 2.0.0 ")
+
+    expected = (b"a" + broken + b"RSET\r\n").replace(b"\r\n.", b"\r\n")
+    assert [mail.raw for mail in stored(gateway, mailbox)] == [expected]
+
+
+@pytest.mark.parametrize("around", [65_536, 131_072, 3 * 65_536])
+@pytest.mark.parametrize("unit", [b"\r\n..\r\n.", b"\r\n\r\n..x", b"\r.\n..", b"\r\r\n.."])
+def test_dots_at_the_borders_of_blocks_are_undone_once(gateway: Gateway, around: int, unit: bytes) -> None:
+    message = b"x" * (around - 40) + unit * 30 + b"y" * 70_000 + unit + b"\r\n"
+    mailbox = new_mailbox(gateway)
+    with connected(gateway) as client:
+        client.begin_data(mailbox)
+        client.send(stuffed(message))
+        assert client.reply().startswith("250 2.0.0 Ok: queued")
+        assert client.ask("NOOP").startswith("250 2.0.0 ")
+
+    (mail,) = stored(gateway, mailbox)
+    assert mail.md5 == hashlib.md5(message).hexdigest()
+
+
+def test_chunking_is_not_announced_and_what_follows_bdat_is_never_read(gateway: Gateway) -> None:
+    # RFC 3030: content follows BDAT at once. Not knowing it, we would run the content as commands.
+    mailbox, victim = new_mailbox(gateway), new_mailbox(gateway)
+    hidden = f"RSET\r\nMAIL FROM:<forged@example.com>\r\nRCPT TO:<{victim}>\r\nDATA\r\nx\r\n.\r\n".encode()
+    with connected(gateway) as client:
+        assert "CHUNKING" not in client.ask("EHLO client.example")
+        client.envelope(mailbox)
+        client.send(f"BDAT {len(hidden)} LAST\r\n".encode() + hidden)
+        assert client.rest() == "500 5.5.2 Command not recognised"
+
+    assert stored(gateway, victim) == stored(gateway, mailbox) == []
+
+
+def test_a_browser_that_is_made_to_speak_to_us_is_hung_up_on(gateway: Gateway) -> None:
+    victim = new_mailbox(gateway)
+    body = f"EHLO x\r\nMAIL FROM:<forged@example.com>\r\nRCPT TO:<{victim}>\r\nDATA\r\nx\r\n.\r\nQUIT\r\n"
+    client = RawClient(gateway.settings.smtp.port)
+    client.send(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+
+    assert [line[:3] for line in client.rest().split("\n")] == ["220", "500"]
+    assert stored(gateway, victim) == []
 
 
 def test_bare_line_ends_are_content_and_kept(gateway: Gateway) -> None:

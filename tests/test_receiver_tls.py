@@ -6,6 +6,8 @@ import smtplib
 import socket
 import ssl
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,7 +19,7 @@ import pytest
 from core.config import load_settings
 from core.errors import ConfigurationError
 from inbound.certificate import ensure_certificate, tls_context
-from tests.gateway import Gateway, running_gateway
+from tests.gateway import ROOT, Gateway, running_gateway
 from tests.smtp_client import MESSAGE, SENDER, RawClient, connected, new_mailbox, stored, stuffed
 
 NONSENSE = (b"", b"MAIL FROM:<a@example.com>\r\n", b"\x16\x03\x01\x02\x00\x01\xff", b"\x00" * 100_000)
@@ -25,7 +27,7 @@ NONSENSE = (b"", b"MAIL FROM:<a@example.com>\r\n", b"\x16\x03\x01\x02\x00\x01\xf
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    environment = {"PILLARBOX_MAX_CONNECTIONS_PER_IP": "4"}
+    environment = {"PILLARBOX_MAX_CONNECTIONS_PER_IP": "4", "PILLARBOX_TARPIT_MS": "0"}
     with running_gateway(tmp_path_factory.mktemp("tls"), "smtp", **environment) as started:
         yield started
         assert "Traceback" not in started.log()
@@ -90,6 +92,62 @@ def test_commands_slipped_in_before_the_handshake_are_not_run(gateway: Gateway, 
     assert client.ask("DATA").startswith("503 5.5.1 ")
     assert client.ask("MAIL FROM:<a@example.com>").startswith("503 5.5.1 Send EHLO first")
     assert stored(gateway, mailbox) == []
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n"])
+@pytest.mark.parametrize(
+    "slipped_in",
+    [
+        "EHLO evil.example", "HELO evil.example", "MAIL FROM:<evil@example.com>", "RCPT TO:<a@pillarbox.test>", "DATA",
+        "RSET", "NOOP", "QUIT", "AUTH PLAIN AGEAYg==", "VRFY a", "EXPN a", "HELP", "STARTTLS", "BDAT 5 LAST", "",
+        "GET / HTTP/1.1", "half a li", "X" * 10_000, "PROXY TCP4 192.0.2.1 192.0.2.2 1 25",
+    ],
+)  # fmt: skip
+def test_no_verb_that_comes_along_with_starttls_is_answered(client: RawClient, slipped_in: str, end: str) -> None:
+    client.envelope()
+    client.send(f"STARTTLS\r\n{slipped_in}{'' if slipped_in.startswith('half') else end}".encode())
+    assert client.reply().startswith("220 2.0.0 ")
+    client.start_tls(_trusting())
+
+    assert client.ask("NOOP") == "250 2.0.0 Ok"  # the first reply within, and to this
+    assert client.ask("MAIL FROM:<a@example.com>") == "503 5.5.1 Send EHLO first"
+    assert client.ask("EHLO inside.example").startswith("250-")
+    assert client.ask("RCPT TO:<a@pillarbox.test>") == "503 5.5.1 Send MAIL first"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        [], ["HELO old.example"], ["MAIL FROM:<a@example.com>"], ["MAIL FROM:<>", "RCPT TO:<nobody@pillarbox.test>"],
+        ["RCPT TO:<a@b.example>", "DATA", "nonsense", "", "STARTTLS x"], ["X" * 5_000],
+        ["MAIL FROM:<a@example.com>", "RSET"],
+    ],
+)  # fmt: skip
+def test_starttls_works_at_every_point_of_a_session_and_begins_it_anew(
+    gateway: Gateway, client: RawClient, before: list[str]
+) -> None:
+    mailbox = new_mailbox(gateway)
+    for command in before:
+        client.ask(command)
+    assert client.ask("STARTTLS") == "220 2.0.0 Ready to start TLS"
+    client.start_tls(_trusting())
+
+    assert client.ask("DATA") == "503 5.5.1 Send EHLO first"
+    assert client.ask("EHLO inside.example").startswith("250-")
+    client.begin_data(mailbox)
+    client.send(stuffed(MESSAGE))
+    assert client.reply().startswith("250 2.0.0 ")
+    (mail,) = stored(gateway, mailbox)
+    assert (mail.raw, mail.helo, mail.tls_version) == (MESSAGE, "inside.example", "TLSv1.3")
+
+
+def test_starttls_between_data_and_its_end_is_content(gateway: Gateway, client: RawClient) -> None:
+    mailbox = new_mailbox(gateway)
+    client.begin_data(mailbox)
+    client.send(b"STARTTLS\r\n.\r\n")
+    assert client.reply().startswith("250 2.0.0 ")
+
+    assert [mail.raw for mail in stored(gateway, mailbox)] == [b"STARTTLS\r\n"]
 
 
 def test_a_transaction_begun_in_clear_is_forgotten(gateway: Gateway, client: RawClient) -> None:
@@ -222,6 +280,36 @@ def test_the_self_signed_certificate_is_made_once_with_a_private_key(gateway: Ga
     with smtplib.SMTP("127.0.0.1", gateway.settings.smtp.port) as client:
         client._host = "mx.pillarbox.test"  # type: ignore[attr-defined]  # the name to check, without a DNS entry
         assert client.starttls(context=context)[0] == 220
+
+
+@pytest.mark.parametrize("left", [("smtp-key.pem",), ("smtp-certificate.pem",), ("smtp-key.new", "smtp-key.pem"), ()])
+def test_what_a_killed_start_has_left_is_made_whole(tmp_path: Path, left: tuple[str, ...]) -> None:
+    settings = load_settings({"PILLARBOX_DATA": str(tmp_path)})
+    ensure_certificate(settings)
+    for path in tmp_path.glob("smtp-*.pem"):
+        if path.name not in left:
+            path.unlink()
+    for name in left:
+        (tmp_path / name).touch()
+
+    ensure_certificate(settings)
+
+    tls_context(settings)  # which would not load a certificate with another key
+    assert sorted(path.suffix for path in tmp_path.glob("smtp-*")) == [".lock", ".pem", ".pem"]
+
+
+def test_many_that_start_at_once_make_one_certificate(tmp_path: Path) -> None:
+    script = (
+        "import pathlib, sys; from core.config import load_settings; from inbound.certificate import *;"
+        "made = load_settings({'PILLARBOX_DATA': sys.argv[1]}); ensure_certificate(made); tls_context(made);"
+        "print(pathlib.Path(sys.argv[1], 'smtp-certificate.pem').read_text())"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    started = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    seen = {process.communicate(timeout=30)[0] for process in started}
+
+    assert [process.returncode for process in started] == [0] * 6
+    assert len(seen) == 1
 
 
 def test_a_certificate_that_cannot_be_loaded_is_named_at_the_start(gateway: Gateway, tmp_path: Path) -> None:

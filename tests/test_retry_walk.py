@@ -21,6 +21,7 @@ from core.store.db import Database
 from inbound.attempt import InboundAttempt
 from inbound.forward import Forwarder
 from inbound.guarded_http import DeadlineWatch, guarded_session
+from tests.attempt_parts import make_attempt
 from tests.conftest import NOW_MS
 from tests.deliveries import Deliveries
 from tests.http_target import HttpTarget, reply, running_target
@@ -66,7 +67,7 @@ def walk(database: Database, account: NewAccount, tmp_path: object) -> Iterator[
         made = Walk(Deliveries(database, account), target)
         session = guarded_session(TargetPolicy(LOOPBACK), 4, None)
         forwarder = Forwarder(session, DeadlineWatch(), 5, lambda: made.now_ms)
-        made.start(InboundAttempt(forwarder, DiskBlobs(tmp_path / "messages"), lambda: made.now_ms))  # type: ignore[operator]
+        made.start(make_attempt(tmp_path, database, forwarder, DiskBlobs(tmp_path / "messages"), lambda: made.now_ms))  # type: ignore[operator]
         yield made
 
 

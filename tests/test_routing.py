@@ -9,17 +9,17 @@ import pytest
 
 from core.addresses import Mailbox, parse_mailbox
 from core.errors import InvalidField, StorageUnavailable
+from core.patterns import MAX_PATTERN_LENGTH, check_pattern
 from core.routing import (
-    MAX_REGEX_LENGTH,
     AddressEntry,
     DomainEntry,
     Refusal,
     Route,
     candidate_domains,
-    compile_pattern,
     pattern_matches,
     resolve,
 )
+from core.rules import Rule
 from core.services.accounts import NewAccount
 from core.services.routing_book import StoredAddressBook
 from core.store.db import Database
@@ -42,6 +42,9 @@ class Book:
 
     def find_domains(self, names: tuple[str, ...]) -> dict[str, DomainEntry]:
         return {name: self.domains[name] for name in names if name in self.domains}
+
+    def find_rules(self, account_id: str, address_id: str) -> tuple[Rule, ...]:
+        return ()
 
 
 def mailbox(text: str) -> Mailbox:
@@ -134,13 +137,13 @@ def test_a_recipient_that_the_pattern_does_not_match_is_refused_as_such() -> Non
         ("(", "not a valid regular expression"),
         (r"(a)\1", "not a valid regular expression"),  # RE2 has no back references
         ("(?=a)a", "not a valid regular expression"),
-        ("a" * (MAX_REGEX_LENGTH + 1), "is longer than"),
+        ("a" * (MAX_PATTERN_LENGTH + 1), "is longer than"),
         ("((a{1000}){1000}){1000}", "not a valid regular expression"),
     ],
 )
 def test_a_pattern_that_cannot_be_used_is_an_error_that_names_its_field(pattern: str, problem: str) -> None:
     with pytest.raises(InvalidField, match=problem) as caught:
-        compile_pattern(pattern)
+        check_pattern("auth_regex", pattern)
     assert caught.value.field == "auth_regex"
 
 
@@ -182,7 +185,9 @@ def test_the_stored_book_finds_what_is_live(database: Database, account: NewAcco
         CustomDomain.update(deleted_ms=NOW_MS).where(CustomDomain.domain == "example.com").execute()
     stored = StoredAddressBook(database)
 
-    assert stored.find_address("live") == AddressEntry("live", account.account_id, "https://live.example/")
+    assert stored.find_address("live") == AddressEntry(
+        "live", account.account_id, "https://live.example/", secret="whsec_"
+    )
     assert stored.find_address("gone") is None
     assert set(stored.find_domains(("example.org", "example.net", "example.com", "*.org"))) == {"example.org"}
 

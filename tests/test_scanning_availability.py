@@ -77,6 +77,31 @@ def test_calls_that_were_under_way_do_not_make_the_rest_longer(scanner: Scanner)
     assert scanner.ask() == "clean"
 
 
+def test_a_late_failure_of_a_call_from_before_does_not_end_the_rest(scanner: Scanner) -> None:
+    def late() -> str:
+        assert scanner.ask(Unreachable("refused")) == "Unreachable"
+        raise NoAnswer("late")
+
+    with pytest.raises(NoAnswer):
+        scanner.availability.run(Deadline(15), late)
+    assert scanner.ask() == "Unreachable"  # and no ping
+
+
+def test_a_message_with_too_little_time_for_a_ping_does_not_stop_the_others(scanner: Scanner) -> None:
+    scanner.ask(NoAnswer("late"))
+
+    def ping(_: Deadline) -> None:
+        scanner.now += 0.5
+        raise NoAnswer("late")
+
+    scanner.availability = Availability("clamd", ping, lambda: scanner.now)
+    scanner.ask(NoAnswer("late"))
+    with pytest.raises(NoTimeLeft):
+        scanner.availability.run(Deadline(0.5, lambda: scanner.now), lambda: "clean")
+    with pytest.raises(Unreachable):
+        scanner.availability.run(Deadline(0.6, lambda: scanner.now), lambda: "clean")
+
+
 def test_a_message_without_an_answer_does_not_stop_the_next(scanner: Scanner) -> None:
     assert scanner.ask(NoAnswer("late")) == "NoAnswer"
     scanner.pings = [None]

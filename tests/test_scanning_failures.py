@@ -42,7 +42,7 @@ def ask(scanners: Scanners, raw: bytes = RAW, seconds: float = PATIENCE_S) -> Sp
     started = time.monotonic()
     scans = scanners.scan([raw], Deadline(seconds))
     verdict = scans[0] if scans else scanners.score(raw, FACTS, Deadline(seconds))
-    assert time.monotonic() - started < seconds + MARGIN_S
+    assert time.monotonic() - started < max(seconds, 0) + MARGIN_S
     assert verdict is not None
     return verdict
 
@@ -236,5 +236,5 @@ def test_without_scanners_nothing_is_claimed() -> None:
     ],
 )
 def test_settings_that_cannot_be_used(settings: Settings, variable: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"^{variable}: .*`"):
+    with pytest.raises(ConfigurationError, match=rf"^{variable}: .+(`|;)"):
         Scanners(settings)

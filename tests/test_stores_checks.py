@@ -127,7 +127,7 @@ def test_a_hostile_file_name_gives_no_more_than_digits(file_name: str) -> None:
     ("report.pdf", 'attachment; filename="report.pdf"'),
     ("Ä.pdf", "attachment; filename=\"_.pdf\"; filename*=UTF-8''%C3%84.pdf"),
     ('a"\r\nX: y.pdf', "attachment; filename=\"a___X_ y.pdf\"; filename*=UTF-8''a%22%0D%0AX%3A%20y.pdf"),
-    ("\udcff;=%.txt", "attachment; filename=\"_;=%.txt\"".replace(";=%", "___") + "; filename*=UTF-8''%3F%3B%3D%25.txt"),
+    ("\udcff;=%.txt", "attachment; filename=\"____.txt\"; filename*=UTF-8''%3F%3B%3D%25.txt"),
 ])  # fmt: skip
 def test_a_download_keeps_its_name_and_no_header_is_injected(file_name: str, header: str) -> None:
     assert content_disposition(file_name) == header

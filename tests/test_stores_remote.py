@@ -1,4 +1,4 @@
-"""Customers' stores, spoken to for real: S3 (moto), Azure (Azurite), Google (a stand-in), and servers that misbehave."""
+"""Customers' stores, spoken to: S3 (moto), Azure (Azurite), Google (a stand-in), and servers that misbehave."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ MESSAGE = (
     b"--b\r\nContent-Type: text/plain\r\n\r\nhello\r\n"
     b"--b\r\nContent-Type: application/pdf; name=big.pdf\r\nContent-Disposition: attachment\r\n\r\n"
     + b"x" * 5000
-    + b"\r\n--b\r\nContent-Type: text/csv; name=../../small.csv\r\nContent-Disposition: attachment\r\n\r\n1,2\r\n--b--\r\n"
+    + b"\r\n--b\r\nContent-Type: text/csv; name=../../small.csv\r\nContent-Disposition: attachment\r\n\r\n1,2"
+    + b"\r\n--b--\r\n"
 )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from core.clock import Clock
 from core.config import Settings
 from core.delivery import Outcome, Verdict
+from core.errors import StorageUnavailable
 from core.services.claims import ClaimedDelivery
 from core.services.recording import FinishedAttempt
 from core.services.secrets import shared_secret
 from core.srs import SECRET_NAME, SrsRewriter
+from core.store.blobs import BlobStore
 from core.store.db import Database
-from outbound.forward_mail import Forward, MailForwarder
+from outbound.forward_mail import Forward, MailForwarder, received_lines
 from outbound.mail import OutgoingMail
 from outbound.mailto import parse_mailto
 from outbound.mx import MxTransport, mx_transport_for
@@ -45,17 +47,36 @@ class Mailing:
 class BounceAttempt:
     """Makes attempts at deliveries of kind `BOUNCE`: mail with the null sender to one recipient."""
 
-    def __init__(self, transport: MxTransport, clock: Clock) -> None:
+    def __init__(self, transport: MxTransport, blobs: BlobStore, our_name: str, clock: Clock) -> None:
         self._transport = transport
+        self._blobs = blobs
+        self._our_name = our_name
         self._clock = clock
 
     def __call__(self, delivery: ClaimedDelivery) -> FinishedAttempt:
         """Make the attempt; never raises."""
-        if delivery.body is None:
-            outcome = Outcome(Verdict.PERMANENT, 0, self._clock(), 0, "the bounce has no content any more")
+        started_ms = self._clock()
+        try:
+            content = self._content(delivery)
+        except StorageUnavailable as error:
+            problem = f"{error} (not the host's fault)"
+            duration_ms = max(0, self._clock() - started_ms)
+            outcome = Outcome(Verdict.TEMPORARY, 0, started_ms, duration_ms, problem, is_our_fault=True)
             return FinishedAttempt(delivery, outcome)
-        mail = OutgoingMail(mail_from="", recipients=delivery.envelope.recipients, content=delivery.body)
+        mail = OutgoingMail(mail_from="", recipients=delivery.envelope.recipients, content=content)
         return FinishedAttempt(delivery, self._transport.deliver(mail)[0].outcome)
+
+    def _content(self, delivery: ClaimedDelivery) -> bytes:
+        """Our own DSNs as they are; a bounce that came in from elsewhere with its trace, so that loops show."""
+        body = delivery.body
+        if body is None:
+            if delivery.blob_key is None:
+                raise StorageUnavailable("the bounce has no content any more")
+            body = self._blobs.get(delivery.blob_key)
+        if not delivery.envelope.remote_ip:
+            return body
+        trace = received_lines(delivery.envelope, self._our_name, delivery.delivery_id)
+        return "".join(f"{line}\r\n" for line in trace).encode() + body
 
 
 def open_transport(settings: Settings, clock: Clock) -> MxTransport:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from core.clock import SECOND_MS, Clock
 from core.config import Settings
 from core.delivery import HTTP_POLICY, DeliveryKind, Policy
-from core.store.blobs import open_blobs
+from core.store.blobs import BlobStore, open_blobs
 from core.store.db import Database
 from inbound.attempt import InboundAttempt
 from inbound.bounce import Bouncer
@@ -47,7 +47,8 @@ def open_transports(settings: Settings, database: Database, clock: Clock) -> dic
     session = guarded_session(settings.target_policy, settings.host_concurrency, settings.ca_file or None)
     forwarder = Forwarder(session, DeadlineWatch(), settings.target_timeout, clock)
     mail = open_transport(settings, clock)
-    attempt, preparing_s = _received(settings, database, forwarder, mail, clock)
+    blobs = open_blobs(settings.blob_location)
+    attempt, preparing_s = _received(settings, database, blobs, forwarder, mail, clock)
     posting_ms = settings.target_timeout * SECOND_MS
     mailing_ms = int(Timeouts().total_s * SECOND_MS)
     preparing_ms = int(preparing_s * SECOND_MS)
@@ -57,12 +58,19 @@ def open_transports(settings: Settings, database: Database, clock: Clock) -> dic
         DeliveryKind.ERROR_CALLBACK: Transport(
             ErrorCallbackAttempt(forwarder, clock), HTTP_POLICY, NOTICE_THREADS, posting_ms
         ),
-        DeliveryKind.BOUNCE: Transport(BounceAttempt(mail, clock), SMTP_POLICY, NOTICE_THREADS, mailing_ms),
+        DeliveryKind.BOUNCE: Transport(
+            BounceAttempt(mail, blobs, settings.mx_hostname, clock), SMTP_POLICY, NOTICE_THREADS, mailing_ms
+        ),
     }
 
 
 def _received(
-    settings: Settings, database: Database, forwarder: Forwarder, mail: MxTransport, clock: Clock
+    settings: Settings,
+    database: Database,
+    blobs: BlobStore,
+    forwarder: Forwarder,
+    mail: MxTransport,
+    clock: Clock,
 ) -> tuple[InboundAttempt, float]:
     """What delivers received mail, and how many seconds it may need before the target is asked."""
     inspector = open_inspector(settings, clock)
@@ -70,7 +78,7 @@ def _received(
     attempt = InboundAttempt(
         forwarder,
         Mailing(settings, database, mail, clock).forward,
-        open_blobs(settings.blob_location),
+        blobs,
         inspector,
         Presentation(settings, storing),
         Bouncer(settings, clock),

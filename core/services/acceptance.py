@@ -158,7 +158,7 @@ def plan_deliveries(mail: AcceptedMail) -> list[NewDelivery]:
     """One delivery for each address (and each custom domain with its own target), with all its recipients."""
     grouped: dict[DeliveryKey, tuple[Route, list[str]]] = {}
     for recipient, route in mail.recipients:
-        grouped.setdefault(route.delivery_key, (route, []))[1].append(recipient)
+        grouped.setdefault(route.delivery_key, (route, []))[1].append(route.returns_to or recipient)
     return [_plan_delivery(mail, route, recipients) for route, recipients in grouped.values()]
 
 

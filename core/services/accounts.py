@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from core.ids import new_account_id, new_api_key, secret_digest
+from core.services.gateway_account import GATEWAY_ACCOUNT_ID
 from core.store.db import Database
 from core.store.models import Account, Credential
 
@@ -66,4 +67,4 @@ def authenticates(database: Database, account_id: str, api_key: str) -> bool:
 def has_accounts(database: Database) -> bool:
     """Whether the installation has been set up."""
     with database.reading():
-        return Account.select().exists()
+        return Account.select().where(Account.id != GATEWAY_ACCOUNT_ID).exists()

@@ -63,8 +63,8 @@ WHERE id IN (SELECT id FROM delivery WHERE kind = ? AND state = 'pending' AND le
 _LOAD = """
 SELECT d.id, d.kind, d.account_id, d.address_id, d.attempts, d.cycle_attempts, d.cycle_started_ms, d.target_host,
        d.recipients, d.is_released, d.judgement, d.detail, coalesce(c.domain_target, a.target), a.target_format,
-       a.secret, a.settings, m.id, m.mail_from, m.helo, m.remote_ip, m.tls_version, m.tls_cipher, m.md5, m.received_ms, m.size,
-       m.verdicts, r.body, r.blob_key
+       a.secret, a.settings, m.id, m.mail_from, m.helo, m.remote_ip, m.tls_version, m.tls_cipher, m.md5,
+       m.received_ms, m.size, m.verdicts, r.body, r.blob_key
 FROM delivery d JOIN address a ON a.id = d.address_id JOIN message m ON m.id = d.message_id
 LEFT JOIN raw_message r ON r.message_id = m.id LEFT JOIN custom_domain c ON c.id = d.custom_domain_id
 WHERE d.id IN ({places}) ORDER BY d.id"""

@@ -12,7 +12,8 @@ from core.errors import InvalidField, NotFound
 from core.ids import new_domain_id
 from core.mx_check import MxCheck
 from core.netguard import check_url
-from core.routing import WILDCARD_PREFIX, compile_pattern
+from core.patterns import check_pattern
+from core.routing import WILDCARD_PREFIX
 from core.services.paging import CreationKey, Page, PageRequest, read_creation_key
 from core.store.db import Database, Row
 
@@ -131,7 +132,7 @@ def _checked(draft: DomainDraft, receiving_domain: str, now_ms: int) -> DomainRe
     if domain.removeprefix(WILDCARD_PREFIX) == receiving_domain:
         raise InvalidField("domain", f"{domain} is where all addresses live; name a domain of your own")
     if draft.auth_regex is not None:
-        compile_pattern(draft.auth_regex)
+        check_pattern("auth_regex", draft.auth_regex)
     if draft.domain_target is not None:
         check_url("domain_target", draft.domain_target)
     return DomainRecord(new_domain_id(), draft.address_id, domain, draft.auth_regex, draft.domain_target, now_ms)

@@ -19,7 +19,7 @@ from obstore.store import from_url
 from core.errors import ConfigurationError, StorageUnavailable
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig
+    from obstore.store import RetryConfig
 
 INLINE_LIMIT = 128 * 1024
 """Messages up to this size (in bytes) are kept in their row: one commit, one sync, no second store to ask."""
@@ -27,10 +27,10 @@ SHARD_DIGITS = 2
 OBJECT_STORE_SCHEMES = {"s3", "s3a", "gs", "az", "azure", "abfs", "abfss"}
 STORE_PATIENCE_S = 20
 """A store that hangs must not keep a session or a worker; obstore alone would go on for three minutes."""
-_CLIENT_OPTIONS: ClientConfig = {
-    "connect_timeout": timedelta(seconds=5),
-    "timeout": timedelta(seconds=STORE_PATIENCE_S),
-}
+_CLIENT_OPTIONS = {"connect_timeout": "5s", "timeout": f"{STORE_PATIENCE_S}s"}
+_FROM_ENVIRONMENT = ("allow_http", "allow_invalid_certificates", "proxy_url", "connect_timeout", "timeout")
+"""What obstore reads as `AWS_ALLOW_HTTP` and so on, until options are given to it: so we read it too."""
+_VARIABLE_PREFIXES = {"s3": "AWS", "s3a": "AWS", "gs": "GOOGLE"}
 _RETRIES: RetryConfig = {
     "max_retries": 2,
     "retry_timeout": timedelta(seconds=STORE_PATIENCE_S / 2),
@@ -132,11 +132,18 @@ def open_object_store(url: str) -> Any:
 
     Raises `ConfigurationError`.
     """
-    is_remote = urlsplit(url).scheme in OBJECT_STORE_SCHEMES
+    scheme = urlsplit(url).scheme
+    options: Any = {"client_options": _client_options(scheme), "retry_config": _RETRIES}
     try:
-        return from_url(url, client_options=_CLIENT_OPTIONS, retry_config=_RETRIES) if is_remote else from_url(url)
+        return from_url(url, **(options if scheme in OBJECT_STORE_SCHEMES else {}))
     except (BaseError, ValueError) as error:
         raise ConfigurationError(f"BLOB_URL: {url!r} cannot be used ({error})") from error
+
+
+def _client_options(scheme: str) -> dict[str, str]:
+    prefix = _VARIABLE_PREFIXES.get(scheme, "AZURE")
+    given = {name: os.environ.get(f"{prefix}_{name.upper()}", "") for name in _FROM_ENVIRONMENT}
+    return _CLIENT_OPTIONS | {name: value for name, value in given.items() if value}
 
 
 def open_blobs(url: str) -> BlobStore:

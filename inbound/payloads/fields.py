@@ -10,7 +10,7 @@ from core.envelope import Envelope
 from inbound.parsed import Attachment, BodyCharset, ParsedMessage
 from inbound.payloads.verdict_fields import scan_values, verdict_values
 from inbound.payloads.written_text import valid_text
-from inbound.replytext import reply_plain
+from inbound.replytext import reply_plain_of
 
 Value: TypeAlias = "str | bool | int | Sequence[Value] | Mapping[str, Value] | None"
 """What a field can hold, in JSON and, bracket by bracket, in a form."""
@@ -61,7 +61,7 @@ def body_values(message: ParsedMessage) -> dict[str, str | None]:
 
 def reply_of(message: ParsedMessage) -> str | None:
     """The newly written part of a reply; None when the message has no text."""
-    return reply_plain(message.plain)
+    return reply_plain_of(message)
 
 
 def attachment_values(attachment: Attachment) -> dict[str, Value]:

@@ -27,6 +27,9 @@ class Form:
 
     def add_values(self, name: str, value: Value) -> None:
         """A field, or for an object or array the fields `name[key]` and `name[0]` … in it."""
+        if type(value) is str:
+            self.add(name, value)
+            return
         for field, text in flat(name, value):
             self.add(field, text)
 
@@ -80,7 +83,10 @@ def _flatten(name: str, value: Value, fields: list[tuple[str, str]]) -> None:
     else:
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, item in items:
-            _flatten(f"{name}[{key}]", item, fields)
+            if type(item) is str:  # most are: this spares them a call
+                fields.append((f"{name}[{key}]", item))
+            else:
+                _flatten(f"{name}[{key}]", item, fields)
 
 
 def charset_that_keeps_bytes(data: bytes) -> str:

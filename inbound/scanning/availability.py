@@ -56,7 +56,7 @@ class Availability:
         except ScannerFailure as failure:
             self._note(failure)
             raise
-        self._become(_State.IN_ORDER)
+        self._trust()
         self._failures.answered()
         return answer
 
@@ -69,27 +69,34 @@ class Availability:
             return
         try:
             self._ping(deadline.at_most(PING_TIMEOUT_S))
-        except (NoAnswer, Declined) as failure:
+        except ScannerFailure as failure:
+            deadline.remaining()  # a message with too little time left for a ping says nothing about the scanner
             raise Unreachable(f"no answer to a ping: {failure}") from failure
 
     def _note(self, failure: ScannerFailure) -> None:
         if isinstance(failure, Unreachable):
-            self._become(_State.RESTING)
+            self._rest()
         elif isinstance(failure, NoAnswer):
-            self._become(_State.SUSPECT)
+            self._suspect()
         if isinstance(failure, Declined):
             self._failures.declined(str(failure))
         elif not isinstance(failure, NoTimeLeft):
             self._failures.failed(str(failure))
 
-    def _become(self, state: _State) -> None:
+    def _rest(self) -> None:
         with self._lock:
-            is_new_rest = state is _State.RESTING and (
-                self._state is not _State.RESTING or self._clock() >= self._rests_until
-            )
-            if is_new_rest:
+            if self._state is not _State.RESTING or self._clock() >= self._rests_until:
                 self._rests_until = self._clock() + REST_S
-            self._state = state
+            self._state = _State.RESTING
+
+    def _suspect(self) -> None:
+        with self._lock:
+            if self._state is _State.IN_ORDER:  # a rest goes on, whatever comes of questions from before it
+                self._state = _State.SUSPECT
+
+    def _trust(self) -> None:
+        with self._lock:
+            self._state = _State.IN_ORDER
 
 
 class _FailureLog:

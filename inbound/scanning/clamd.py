@@ -9,10 +9,11 @@ from types import TracebackType
 from inbound.scanning.connection import Connection, Deadline
 from inbound.scanning.endpoint import Endpoint
 from inbound.scanning.failures import Declined, NoAnswer, ScannerFailure
+from inbound.scanning.verdict_text import to_symbols
 
 CHUNK_BYTES = 1024 * 1024
 MAX_ANSWER_BYTES = 4 * 1024
-MAX_MATCH_CHARACTERS = 200
+MAX_REASON_CHARACTERS = 200
 
 _ANSWER = re.compile(r"(\d{1,9}): (?:stream: )?(?:(OK)|(\S.*) FOUND|(.*?)\.? ERROR)", re.DOTALL)
 _END_OF_STREAM = struct.pack(">I", 0)
@@ -102,5 +103,5 @@ def _read_answer(answer: bytes, number: int) -> tuple[str, ...]:
     if found is None or int(found[1]) != number:
         raise NoAnswer(f"this is no answer of clamd: {answer[:80]!r}")
     if found[4] is not None:
-        raise Declined(f"clamd says {found[4][:MAX_MATCH_CHARACTERS]}")
-    return (found[3][:MAX_MATCH_CHARACTERS],) if found[3] is not None else ()
+        raise Declined(f"clamd says {found[4][:MAX_REASON_CHARACTERS]}")
+    return to_symbols([found[3]]) if found[3] is not None else ()

@@ -7,6 +7,7 @@ import ssl
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import SplitResult, urlsplit
 
 from core.config import UNIX_SOCKET_PATH_LIMIT, read_listen
@@ -32,39 +33,48 @@ class Endpoint:
 
     def open(self, deadline: Deadline) -> Connection:
         """Connect. Raises `Unreachable`, `NoAnswer` (no TLS there) or `NoTimeLeft`."""
-        sock = self._connect(deadline)
+        patience = deadline.at_most(CONNECT_TIMEOUT_S)
+        try:
+            sock = self._connect(patience)
+        except Unreachable:
+            deadline.remaining()  # when that was all the time there was, it says nothing about the scanner
+            raise
         if self.is_tls:
             sock = self._secure(sock, deadline)
         return Connection(sock, deadline)
 
-    def _connect(self, deadline: Deadline) -> socket.socket:
-        patience = deadline.at_most(CONNECT_TIMEOUT_S)
-        addresses: list[_Address] = (
-            [(socket.AF_UNIX, self.path)] if self.path else _resolve(self.host, self.port, patience)
-        )
-        problem = "no time left"
+    def _connect(self, patience: Deadline) -> socket.socket:
+        problem = "no answer in time"
+        addresses = self._addresses(patience)
         for place, (family, address) in enumerate(addresses):
             sock = socket.socket(family, socket.SOCK_STREAM)
             try:
                 sock.settimeout(patience.remaining() / (len(addresses) - place))
                 sock.connect(address)
-            except NoTimeLeft:
+                if family is not socket.AF_UNIX:  # several small writes make a question: each would wait for an ACK
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except (OSError, NoTimeLeft) as error:
                 sock.close()
-                break
-            except OSError as error:
-                sock.close()
-                problem = error.strerror or str(error)
+                problem = str(error)
                 continue
             return sock
         raise Unreachable(f"cannot connect to {self}: {problem}")
 
+    def _addresses(self, patience: Deadline) -> list[_Address]:
+        return [(socket.AF_UNIX, self.path)] if self.path else _resolve(self.host, self.port, patience)
+
     def _secure(self, sock: socket.socket, deadline: Deadline) -> socket.socket:
         try:
             sock.settimeout(deadline.remaining())
-            return ssl.create_default_context().wrap_socket(sock, server_hostname=self.host)
-        except OSError as error:
+            return _tls_context().wrap_socket(sock, server_hostname=self.host)
+        except (OSError, NoTimeLeft) as error:
             sock.close()
-            raise NoAnswer(f"no TLS with {self}: {error.strerror or error}") from error
+            raise NoAnswer(f"no TLS with {self}: {error}") from error
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    return ssl.create_default_context()
 
 
 def read_endpoint(variable: str, text: str) -> Endpoint:
@@ -105,9 +115,9 @@ def read_url(variable: str, text: str) -> tuple[Endpoint, str]:
 _Address = tuple[socket.AddressFamily, tuple[str, int] | str]
 
 
-def _resolve(host: str, port: int, deadline: Deadline) -> list[_Address]:
+def _resolve(host: str, port: int, patience: Deadline) -> list[_Address]:
     """The addresses of a host. The system's look-up knows no deadline, so a thread of its own waits for it."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         return _look_up(host, port, socket.AI_NUMERICHOST)
     found: list[_Address] = []
     problem = ["no answer in time"]
@@ -115,12 +125,12 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[_Address]:
     def ask() -> None:
         try:
             found.extend(_look_up(host, port, socket.AI_ADDRCONFIG))
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: what no name can be
             problem[0] = str(error)
 
     asker = threading.Thread(target=ask, name="scanner-address", daemon=True)
     asker.start()
-    asker.join(deadline.remaining())
+    asker.join(patience.remaining())
     if not found:
         raise Unreachable(f"cannot find the address of {host}: {problem[0]}")
     return list(found)

@@ -46,7 +46,7 @@ class Rspamd:
     """One worker of an rspamd."""
 
     max_message_bytes: int | None = None
-    """It has a limit of its own, `max_message`, 50 MB unless its configuration says otherwise."""
+    """It has a limit of its own, `max_message`, 50 MB unless it is configured otherwise; it hangs up on more."""
 
     def __init__(self, endpoint: Endpoint, path: str = "") -> None:
         self._endpoint = endpoint

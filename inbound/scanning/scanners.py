@@ -19,7 +19,7 @@ from inbound.scanning.clamd import Clamd, ClamdSession
 from inbound.scanning.connection import Deadline, MonotonicClock
 from inbound.scanning.endpoint import read_endpoint, read_url
 from inbound.scanning.facts import MailFacts
-from inbound.scanning.failures import ScannerFailure, Unreachable
+from inbound.scanning.failures import Declined, ScannerFailure, Unreachable
 from inbound.scanning.introduction import introduce
 from inbound.scanning.reverse_names import confirmed_name
 from inbound.scanning.rspamd import Rspamd
@@ -93,6 +93,8 @@ class Scanners:
         until = deadline or self.new_deadline()
         try:
             return self._spam_availability.run(until, lambda: scanner.score(raw, facts, until))
+        except Declined:
+            return _unscored("not scored: the scanner refused the message")
         except ScannerFailure:  # logged already; its text names hosts, which are not the customer's business
             return _unscored("not scored: the scanner did not answer")
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from core.clock import to_rfc3339
 from core.errors import InvalidField
 from core.mta_sts import records_for
-from core.routing import MAX_REGEX_LENGTH
+from core.patterns import MAX_PATTERN_LENGTH
 from core.services import custom_domains as service
 from core.services.addresses import require_known_address
 from core.services.custom_domains import MAX_DOMAIN_LENGTH, DomainDraft, DomainFilter, DomainRecord
@@ -75,7 +75,7 @@ class CustomDomainBody(BaseModel):
     auth_regex: Text | None = Field(
         default=None,
         min_length=1,
-        max_length=MAX_REGEX_LENGTH,
+        max_length=MAX_PATTERN_LENGTH,
         description="A regular expression (RE2) that the whole recipient must match; null takes any.",
         json_schema_extra={"example": EXAMPLE_REGEX},
     )
