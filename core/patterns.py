@@ -27,14 +27,15 @@ def check_pattern(field: str, pattern: str) -> str:
 
 
 def fits(pattern: str, text: str) -> bool:
-    """Whether the whole text matches a pattern that was checked when it was stored.
+    """Whether the whole text matches a pattern; linear in the text's length.
 
-    False for one that no longer compiles: a newer RE2 must not turn mail away.
+    Raises `InvalidField` for one that cannot be compiled: patterns are checked when they are stored, so it was another
+    RE2 that took it, and neither yes nor no would be true.
     """
     try:
         return _compile(pattern).fullmatch(text) is not None
-    except re2.error:
-        return False
+    except re2.error as error:
+        raise InvalidField("pattern", "is not one that this version of RE2 knows") from error
 
 
 @lru_cache(maxsize=CACHED_PATTERNS)

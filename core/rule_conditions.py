@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
+from core.errors import InvalidField
 from core.netguard import IPNetwork
 from core.patterns import fits
 from core.rule_facts import Known
@@ -156,7 +157,12 @@ def _fits_one(attribute: str, patterns: tuple[str, ...]) -> Check:
 
     def check(known: Known) -> bool | None:
         texts = read(known)
-        return None if texts is None else any(fits(pattern, text) for text in texts for pattern in patterns)
+        if texts is None:
+            return None
+        try:
+            return any(fits(pattern, text) for text in texts for pattern in patterns)
+        except InvalidField:
+            return None  # as little known as what was not found out: one broken rule must not stop all mail
 
     return check
 

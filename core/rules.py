@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from core.address_settings import DEFAULT_ADDRESS_SETTINGS, AddressSettings, FailAction, OnScannerFailure
 from core.rule_conditions import NOTHING_NEEDED, Conditions, InspectionNeeds, Phase
-from core.rule_facts import NOTHING_KNOWN, Facts, work_up
+from core.rule_facts import NOTHING_KNOWN, Facts, Known, work_up
 from core.verdicts import AuthResult, DmarcPolicy, ScanStatus, SpamVerdict, Verdicts
 
 
@@ -172,14 +172,31 @@ def phase_of(rules: Iterable[Rule]) -> Phase:
     return max((rule.conditions.phase for rule in rules), default=Phase.RECIPIENT)
 
 
+def may_still_reject(settings: AddressSettings, rules: Sequence[Rule], facts: Facts) -> bool:
+    """Whether a mail of which this is known may yet be judged to be rejected, so that it must be judged before it is
+    accepted. True also where that takes no inspection, only reading on: its size, or a client that was hidden."""
+    return _outlook(settings, rules, work_up(facts)).is_possible
+
+
 def rejects_need(settings: AddressSettings, rules: Sequence[Rule], facts: Facts | None = None) -> InspectionNeeds:
     """What must be found out while the sender waits, because it decides whether the mail is rejected.
 
     `facts` are what is known already and narrow it down; without them, any mail is meant. What is not needed for that
     can be found out after the 250.
     """
-    known = work_up(facts) if facts is not None else NOTHING_KNOWN
-    waiting, needed = NOTHING_NEEDED, NOTHING_NEEDED
+    return _outlook(settings, rules, work_up(facts) if facts is not None else NOTHING_KNOWN).needs
+
+
+@dataclass(frozen=True, slots=True)
+class _Outlook:
+    """Whether a mail may be rejected, and by what that is decided."""
+
+    is_possible: bool
+    needs: InspectionNeeds
+
+
+def _outlook(settings: AddressSettings, rules: Sequence[Rule], known: Known) -> _Outlook:
+    waiting, needed, is_possible = NOTHING_NEEDED, NOTHING_NEEDED, False
     for rule in rules:
         met = rule.conditions.hold(known)
         if met is False or rule.action is RuleAction.FLAG:
@@ -188,10 +205,11 @@ def rejects_need(settings: AddressSettings, rules: Sequence[Rule], facts: Facts 
         waiting |= rule.conditions.open_needs(known)
         if rule.action is RuleAction.REJECT:
             needed |= waiting
+            is_possible = True
         if met:
-            return needed
+            return _Outlook(is_possible, needed)
     checks = _rejecting_checks(settings)
-    return needed | waiting | checks if checks else needed
+    return _Outlook(True, needed | waiting | checks) if checks else _Outlook(is_possible, needed)
 
 
 def _rejecting_checks(settings: AddressSettings) -> InspectionNeeds:

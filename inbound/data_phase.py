@@ -44,9 +44,18 @@ async def _off_loop_when_large(spool: MessageSpool, take: Callable[[bytes], _T],
     """A spool that writes to a file does so in a thread."""
     if spool.is_small_with(data):
         return take(data)
-    taking = asyncio.get_running_loop().run_in_executor(None, take, data)
+    taking = asyncio.get_running_loop().run_in_executor(None, _take_unless_discarded, spool, take, data)
     try:
         return await asyncio.shield(taking)
     except asyncio.CancelledError:
         await asyncio.wait([taking])  # or the thread would go on with a spool that has been discarded
         raise
+
+
+def _take_unless_discarded(spool: MessageSpool, take: Callable[[bytes], _T], data: bytes) -> _T:
+    """A session that is cut off a second time, as the receiver stops, does not wait: then we clear up behind it."""
+    try:
+        return take(data)
+    finally:
+        if spool.is_discarded:
+            spool.discard()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 
 import structlog
-from aiosmtpd.smtp import Session
 
 from core.addresses import parse_mailbox, strip_source_route
 from inbound.data_phase import EndlessMessage, read_message
@@ -178,7 +177,9 @@ class InboundSession(Wire):
                 log.error("the message folder cannot be written to", reason=str(spool.failure))
             known = _OVERFLOW_REPLIES.get(spool.overflow or Overflow.SIZE)
             return known or self.handler.oversize_reply(self.envelope)
-        reply = await asyncio.shield(self._hand_over(self.session, self.envelope, message))
+        handing = self.loop.create_task(self.handler.message(self.session, self.envelope, message))
+        handing.add_done_callback(lambda _: message.discard())  # also when it is cancelled before it begins
+        reply = await asyncio.shield(handing)
         if reply.startswith("2"):
             self._commands = self._errors = 0
         return reply
@@ -198,9 +199,3 @@ class InboundSession(Wire):
         finally:
             self._data_deadline = None
             self._timeout_handle.cancel()  # from here on it is our time, not the client's
-
-    async def _hand_over(self, session: Session, envelope: InboundEnvelope, message: SpooledMessage) -> str:
-        try:
-            return await self.handler.message(session, envelope, message)
-        finally:
-            message.discard()

@@ -59,6 +59,7 @@ class MessageSpool:
     def __init__(self, folder: Path, max_size: int, max_line: int) -> None:
         self.overflow: Overflow | None = None
         self.failure: OSError | None = None
+        self.is_discarded = False
         self._folder = folder
         self._max_size = max_size
         self._max_line = max_line
@@ -91,6 +92,7 @@ class MessageSpool:
 
     def discard(self) -> None:
         """Forget everything."""
+        self.is_discarded = True
         self._chunks.clear()
         if self._file is not None:
             with contextlib.suppress(OSError):  # closing flushes once more, and may fail once more

@@ -17,8 +17,8 @@ from core.verdicts import DkimVerdict, Verdicts
 from inbound.authentication import Authenticator, ClientFacts
 from inbound.authentication.dkim import check_dkim
 from inbound.authentication.header_fields import view_message
-from tests.conftest import NOW_MS
 from tests.authentication_zones import ZoneServer
+from tests.conftest import NOW_MS
 
 SIGNER = "signer.example"
 CLIENT_IP = "192.0.2.10"

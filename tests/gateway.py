@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import requests
+
 from cli.redis_server import redis_command
 from cli.setup import prepare
 from core.clock import system_clock
@@ -122,6 +124,20 @@ class Gateway:
             CustomDomain.create(id=made, address=address_id, domain=domain, created_ms=system_clock(), **fields)
         return made
 
+    # --- the API ---
+
+    def api(self, method: str, path: str, expected: int = 200, **body: Any) -> Any:
+        """Call the API as the account; gives the JSON of the answer."""
+        response = requests.request(
+            method,
+            f"{self.settings.api_url}/api/v0.1/{self.account.account_id}{path}",
+            headers={"Authorization": f"Bearer {self.account.api_key}"},
+            json=body or None,
+            timeout=20,
+        )
+        assert response.status_code == expected, response.text
+        return response.json()
+
     # --- mail ---
 
     def connect(self, timeout: float = 20.0) -> smtplib.SMTP:
@@ -141,6 +157,17 @@ class Gateway:
         """State, attempts, last status and last error of each delivery, oldest first."""
         with self.database.reading():
             return self.database.execute("SELECT state, attempts, last_status, last_error FROM delivery ORDER BY id")
+
+    def wait_until(self, query: str, timeout: float = 30.0) -> list[Row]:
+        """Wait until a query finds something."""
+        deadline = time.monotonic() + timeout
+        while True:
+            with self.database.reading():
+                rows = self.database.execute(query)
+            if rows:
+                return rows
+            assert time.monotonic() < deadline, f"nothing found by {query}\n{self.deliveries()}\n{self.log()[-3000:]}"
+            time.sleep(0.02)
 
     def wait_for_states(self, *states: str, timeout: float = 30.0) -> list[Row]:
         """Wait until the deliveries have exactly these states, oldest first."""

@@ -34,7 +34,10 @@ class ReadForm:
 
 
 def set_up_django() -> None:
-    """A Django application of one inbound view, once for the process; the settings are Django's own defaults."""
+    """A Django application of one inbound view, once for the process; limits are Django's own.
+
+    Django would set the process's time zone and logging too, which other tests share.
+    """
     if settings.configured:
         return
     settings.configure(
@@ -43,6 +46,8 @@ def set_up_django() -> None:
         INSTALLED_APPS=["anymail"],
         ANYMAIL={"WEBHOOK_SECRET": "user:pass"},
         SECRET_KEY="not a secret",
+        TIME_ZONE="UTC",
+        LOGGING_CONFIG=None,
     )
     django.setup()
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable, Iterator
 
 import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
 
 from core.config import Settings
 from core.dns_lookup import LookupBudget
 from core.verdicts import ArcVerdict, AuthResult, DmarcVerdict, Verdicts
 from inbound.authentication import ClientFacts
 from inbound.authentication.arc import MAX_SETS, check_arc
-from inbound.authentication.header_fields import view_message
+from inbound.authentication.body_hash import Canonical, canonical_pieces
+from inbound.authentication.dkim import header_digest, read_signed_part
+from inbound.authentication.header_fields import relaxed_field, view_message
+from inbound.authentication.tags import read_tags
 from tests.authentication_support import (
     CLIENT_IP,
     MAIL,
@@ -90,9 +97,7 @@ BREAKS: dict[str, Callable[[bytes], bytes]] = {
     "body": lambda message: message + b"added\r\n",
     "covered header": lambda message: message.replace(b"Subject: A", b"Subject: B"),
     "recorded results": lambda message: message.replace(b"spf=pass", b"spf=fail", 1),
-    "older results": lambda message: b"spf=fail".join(message.rsplit(b"spf=pass", 2)[:1]) + message.rsplit(b"spf=pass", 2)[1]
-    if False
-    else message.replace(b"i=1; list.example", b"i=1; fake.example"),
+    "older results": lambda message: message.replace(b"i=1; list.example", b"i=1; fake.example"),
     "missing seal": drop(b"arc-seal", b"1"),
     "missing signature": drop(b"arc-message-signature", b"1"),
     "missing results": drop(b"arc-authentication-results", b"1"),
@@ -103,7 +108,9 @@ BREAKS: dict[str, Callable[[bytes], bytes]] = {
     "instance 0": lambda message: message.replace(b"ARC-Seal: i=2", b"ARC-Seal: i=0"),
     "unknown algorithm": lambda message: message.replace(b"a=rsa-sha256", b"a=rsa-sha512"),
     "seal with h=": lambda message: message.replace(b"ARC-Seal: i=2; ", b"ARC-Seal: i=2; h=from; "),
-    "body limit": lambda message: message.replace(b"ARC-Message-Signature: i=2; ", b"ARC-Message-Signature: i=2; l=1; "),
+    "body limit": lambda message: message.replace(
+        b"ARC-Message-Signature: i=2; ", b"ARC-Message-Signature: i=2; l=1; "
+    ),
 }
 
 
@@ -184,19 +191,34 @@ def test_what_a_trusted_sealer_did_not_see_does_not(zones: ZoneServer, results: 
     assert verdicts.dmarc == DmarcVerdict(AuthResult.FAIL, SIGNER, verdicts.dmarc.policy)  # type: ignore[union-attr]
 
 
-def test_a_seal_that_leaves_the_author_open_says_nothing_about_him(zones: ZoneServer) -> None:
-    import dkim
+@pytest.mark.parametrize(("covered", "result"), [(b"subject", AuthResult.FAIL), (b"subject:from", AuthResult.PASS)])
+def test_a_seal_that_leaves_the_author_open_says_nothing_about_him(
+    zones: ZoneServer, covered: bytes, result: AuthResult
+) -> None:
+    verdicts = check(zones, seal_covering(covered), TRUSTING)
+    assert verdicts.arc is not None
+    assert verdicts.dmarc is not None
+    assert verdicts.arc.is_trusted
+    assert verdicts.dmarc.result is result
 
-    noted = f"Authentication-Results: {LAST}; {SPF_PASSED}; arc=none\r\n".encode() + MAIL
-    signer = dkim.ARC(noted)
-    signer.frozen_sign = set()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dkim.DomainSigner, "FROZEN", (), raising=False)
-        try:
-            added = signer.sign(b"arc", LAST.encode(), rsa_key().private, LAST.encode(), include_headers=[b"subject"])
-        except dkim.ParameterError:
-            added = signer.sign(
-                b"arc", LAST.encode(), rsa_key().private, LAST.encode(), include_headers=[b"subject", b"from"]
-            )
-    message = b"".join(added) + noted
-    assert check(zones, message, TRUSTING).arc is not None
+
+def seal_covering(names: bytes) -> bytes:
+    """A set that dkimpy would not make, put together from our own parts."""
+    tags = b"i=1; a=rsa-sha256; d=last.example; s=arc; "
+    results = f"ARC-Authentication-Results: i=1; {LAST}; {SPF_PASSED}\r\n".encode()
+    canonical = b"".join(canonical_pieces(view_message(MAIL).body, Canonical.RELAXED))
+    body_hash = base64.b64encode(hashlib.sha256(canonical).digest())
+    unsigned = b"ARC-Message-Signature: " + tags + b"c=relaxed/relaxed; h=" + names + b"; bh=" + body_hash + b"; b="
+    view = view_message(unsigned + b"AAAA\r\n" + MAIL)
+    part = read_signed_part(view.fields[0], read_tags(view.fields[0].value))
+    signature = unsigned + signed_digest(header_digest(part, view)) + b"\r\n"
+    seal_value = tags + b"cv=none; b="
+    sealed = b"".join(view_message(field).fields[0].relaxed for field in (results, signature))
+    digest = hashlib.sha256(sealed + relaxed_field(b"arc-seal", seal_value).removesuffix(b"\r\n")).digest()
+    return b"ARC-Seal: " + seal_value + signed_digest(digest) + b"\r\n" + signature + results + MAIL
+
+
+def signed_digest(digest: bytes) -> bytes:
+    private = serialization.load_pem_private_key(rsa_key().private, None)
+    assert isinstance(private, rsa.RSAPrivateKey)
+    return base64.b64encode(private.sign(digest, padding.PKCS1v15(), utils.Prehashed(hashes.SHA256())))

@@ -71,7 +71,9 @@ def test_odd_bodies_pass(zones: ZoneServer, form: tuple[bytes, bytes], body: byt
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("old", "new"), [(b"Hello", b"Hallo"), (b"Bob, ", b"Bob,"), (b"a test.", b"a test.\r\n\r\nP.S.")])
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"Hello", b"Hallo"), (b"Bob, ", b"Bob,"), (b"a test.", b"a test.\r\n\r\nP.S.")]
+)
 def test_a_changed_body_fails(zones: ZoneServer, form: tuple[bytes, bytes], old: bytes, new: bytes) -> None:
     forgives = form[1] == b"relaxed" and old.strip() == new.strip()
     signature = only(zones, sign(MAIL, Signing(form=form)).replace(old, new))

@@ -158,12 +158,17 @@ def test_the_trace_stands_on_top_and_is_folded() -> None:
     raw = b"From: a@b.example\r\n\r\nbody"
     traced = with_trace(raw, "from h ([192.0.2.1]) by mx.pillarbox.test; Mon", results_header(VERDICTS, HERE), HERE)
     assert traced.endswith(raw)
-    assert traced.startswith(b"Received: from h ([192.0.2.1]) by mx.pillarbox.test;\r\n\tMon\r\nAuthentication-Results: mx")
+    assert traced.startswith(
+        b"Received: from h ([192.0.2.1]) by mx.pillarbox.test;\r\n\tMon\r\nAuthentication-Results: mx"
+    )
     message = message_from_bytes(traced, policy=email.policy.default)
     assert message.keys() == ["Received", "Authentication-Results", "From"]
-    assert authres.AuthenticationResultsHeader.parse(
-        f"Authentication-Results: {message['Authentication-Results']}"
-    ).authserv_id == HERE
+    assert (
+        authres.AuthenticationResultsHeader.parse(
+            f"Authentication-Results: {message['Authentication-Results']}"
+        ).authserv_id
+        == HERE
+    )
     assert max(map(len, traced.split(b"\r\n"))) < 200
 
 

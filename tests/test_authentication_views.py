@@ -53,7 +53,9 @@ def test_fields_keep_every_byte_and_lose_bare_line_feeds() -> None:
     assert bytes(view.body) == b"body\n"
 
 
-BODIES = st.lists(st.sampled_from([b"a", b" ", b"\t", b"\r\n", b"\r", b"\n", b"b c", b"\r\n\r\n", b" \r\n"])).map(b"".join)
+BODIES = st.lists(st.sampled_from([b"a", b" ", b"\t", b"\r\n", b"\r", b"\n", b"b c", b"\r\n\r\n", b" \r\n"])).map(
+    b"".join
+)
 
 
 @given(BODIES, st.sampled_from(Canonical), st.integers(1, 9))

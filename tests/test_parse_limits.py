@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -12,7 +13,8 @@ from inbound.headers import MAX_FIELDS, read_summary
 from inbound.mime_split import MAX_DEPTH, MAX_PARTS
 from inbound.parse import MAX_DEFECTS, parse_message
 from inbound.parsed import DefectKind, ParsedMessage
-from inbound.replytext import reply_plain
+from inbound.replytext import reply_plain, reply_plain_of
+from tests import tnef_builder as tnef
 
 MAX_RATIO = 2.5
 """Time for twice the input over time for once; quadratic work would give 4."""
@@ -22,10 +24,47 @@ TRIES = 5
 ROUNDS = 4
 BOMB_SECONDS = 2.0
 BOMB_BYTES_PER_BYTE = 8
+BIG_BYTES = 35 * 1024 * 1024
+"""What many providers let through: 25 MB of files in base64."""
 MULTIPART = b'Content-Type: multipart/mixed; boundary="a"\r\n\r\n'
 BASE64 = b"Content-Type: image/png\r\nContent-Transfer-Encoding: base64\r\n\r\n"
 PRINTABLE = b"Content-Type: text/plain\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
 UU = b"Content-Type: image/png\r\nContent-Transfer-Encoding: x-uuencode\r\n\r\n"
+
+TNEF = b"Content-Type: application/ms-tnef\r\n\r\n"
+HTML = b"Content-Type: text/html\r\n\r\n"
+HTML_UNITS = [
+    "<div>",
+    "<b>",
+    "<p>",
+    "<blockquote>",
+    "</div>",
+    "<div></blockquote>",
+    "<div class=gmail_quote><blockquote>a",
+]
+HTML_UNITS += [
+    "<!--",
+    "<!",
+    "</",
+    "<",
+    "<a ",
+    'x="" ',
+    '<a b="',
+    "<a b=\"'",
+    "<a b=",
+    "&#1",
+    "&",
+    "<script></s",
+    "<script></script>",
+]
+HTML_UNITS += [
+    "<pre>\n",
+    "<br>&gt; x",
+    '<div class="' + "a " * 50 + '">',
+    "<br>On 5 May 2024 a@b.c wrote:",
+    "<li>",
+    "<td>",
+]
 
 HOSTILE: dict[str, tuple[Callable[[int], bytes], int]] = {
     "parameters": (lambda n: b"Content-Type: a/b; " + b"x=y; " * n + b"\r\n\r\n", 8000),
@@ -63,6 +102,20 @@ HOSTILE: dict[str, tuple[Callable[[int], bytes], int]] = {
         lambda n: b"Content-Type: text/plain; charset=iso-2022-jp\r\n\r\n" + b"\x1b$B\x2d\x21\x1b(B" * n,
         20_000,
     ),
+    "uuencoded beginnings": (lambda n: b"A: b\r\n\r\n" + b"begin 644 x\n" * n, 100_000),
+    "uuencoded files without end": (lambda n: b"A: b\r\n\r\n" + b"begin 644 x\n#86)C\n" * n, 100_000),
+    "calendar lines": (lambda n: b"Content-Type: text/calendar\r\n\r\n" + b"METHOD:" * n, 200_000),
+    "unlabelled text": (lambda n: b"Content-Type: text/plain\r\n\r\n" + b"\xcf\xf0 \xe8\xe2 " * n, 200_000),
+    "winmail attributes": (lambda n: TNEF + tnef.stream(*[tnef.attribute(1, 0x8004, b"")] * n), 10_000),
+    "winmail files": (lambda n: TNEF + tnef.stream(*[tnef.attribute(2, 0x9002, b"")] * n), 10_000),
+    "winmail properties": (
+        lambda n: TNEF + tnef.stream(tnef.message_properties(*[tnef.number(0x1234, 1)] * n)),
+        2500,
+    ),
+    "winmail values": (lambda n: TNEF + tnef.stream(tnef.message_properties(tnef.many_numbers(5, [1] * n))), 10_000),
+    "rich text compressed": (lambda n: TNEF + _rich(tnef.rtf_bomb(n)), 3000),
+    "rich text groups": (lambda n: TNEF + _rich(tnef.rtf_uncompressed(b"{\\rtf1" + b"{" * n + b"}" * n)), 60_000),
+    "rich text words": (lambda n: TNEF + _rich(tnef.rtf_uncompressed(b"\\f1\\uc2\\u99 x" * n)), 6000),
     "meta elements": (lambda n: b"Content-Type: text/html\r\n\r\n" + b"<meta " * n + b"\xff", 200_000),
 }
 
@@ -80,6 +133,50 @@ def test_reply_text_takes_linear_time(line: str) -> None:
     size = 60_000
     text = "x\n" + line * (2 * size // len(line))
     assert _ratio(reply_plain, text[:size], text[: 2 * size]) < MAX_RATIO
+
+
+@pytest.mark.parametrize("unit", HTML_UNITS)
+def test_a_reply_in_html_takes_linear_time(unit: str) -> None:
+    size = 100_000
+    pages = [HTML + b"x" + unit.encode() * (times * size // len(unit)) for times in (1, 2)]
+    assert _ratio(lambda raw: reply_plain_of(parse_message(raw)), *pages) < MAX_RATIO
+
+
+def _rich(packed: bytes) -> bytes:
+    return tnef.stream(tnef.message_properties(tnef.binary(0x1009, packed)))
+
+
+def _wrapped(content: bytes) -> bytes:
+    encoded = base64.b64encode(content)
+    return b"\r\n".join(encoded[at : at + 76] for at in range(0, len(encoded), 76))
+
+
+BIG: dict[str, Callable[[], bytes]] = {
+    "attachment": lambda: BASE64 + _wrapped(bytes(BIG_BYTES * 54 // 76)),
+    "winmail": lambda: (
+        TNEF[:-2]
+        + b"Content-Transfer-Encoding: base64\r\n\r\n"
+        + _wrapped(tnef.stream(tnef.file(b"x", bytes(BIG_BYTES * 54 // 76))))
+    ),
+    "text": lambda: b"Content-Type: text/plain\r\n\r\n" + "Привет, мир.\r\n".encode("koi8-r") * (BIG_BYTES // 14),
+    "html": lambda: HTML + b"<div><b>x</b>" * (BIG_BYTES // 13),
+    "html with pictures": lambda: HTML + b'<img src="data:image/png;base64,' + b"A" * BIG_BYTES + b'"><p>x',
+    "quoted-printable": lambda: PRINTABLE + b"Gr=C3=BC=C3=9Fe =\r\n" * (BIG_BYTES // 19),
+    "uuencoded": lambda: (
+        b"A: b\r\n\r\nbegin 644 x\r\n" + (b"M" + b"!" * 60 + b"\r\n") * (BIG_BYTES // 63) + b"`\r\nend"
+    ),
+    "quotations": lambda: b"A: b\r\n\r\n" + b"> quoted\r\nOn 2024 Ann wrote:\r\n" * (BIG_BYTES // 30),
+}
+
+
+@pytest.mark.parametrize("name", BIG)
+def test_mail_of_35_mib_is_read_in_bounded_time_and_memory(name: str) -> None:
+    raw = BIG[name]()
+    assert len(raw) > 0.97 * BIG_BYTES
+    message = _bounded(raw)
+    started = time.process_time()
+    reply_plain_of(message)
+    assert time.process_time() - started < BOMB_SECONDS
 
 
 def test_summary_reads_no_more_than_its_limit() -> None:

@@ -85,6 +85,12 @@ def test_json_of_a_message_with_nothing_in_it_has_nulls() -> None:
     assert document["envelope"]["helo_domain"] == "h?"
 
 
+def test_a_reply_in_html_alone_has_a_reply_text() -> None:
+    raw = b"Content-Type: text/html\r\n\r\n<p>Yes</p><blockquote type=cite>Shall we?</blockquote>"
+    document = orjson.loads(rendered(TargetFormat.JSON_N, raw).body)
+    assert (document["plain"], document["reply_plain"]) == (None, "Yes")
+
+
 def test_form_fields_have_the_same_names() -> None:
     form = read_with_werkzeug(rendered(TargetFormat.MULTIPART_N, MAIL))
     assert form["envelope[to]"] == "bob@example.net"

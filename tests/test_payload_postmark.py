@@ -74,6 +74,11 @@ def test_bcc(headers: bytes, bcc: str) -> None:
     assert _document(headers + b"\r\n")["Bcc"] == bcc
 
 
+def test_case_makes_no_blind_copy() -> None:
+    envelope = replace(ENVELOPE, recipients=("BOB@example.net",))
+    assert _document(b"To: bob@Example.NET\r\n\r\n", envelope)["Bcc"] == ""
+
+
 def test_mailbox_hash_is_that_of_the_recipients_not_of_others_in_to(document: dict[str, Any]) -> None:
     assert document["MailboxHash"] == ""
     recipients = ("bob@example.net", "box+ticket-7+b@example.net", "c+d@example.net")

@@ -155,6 +155,24 @@ def test_checks_that_failed_to_run_say_so() -> None:
     }
 
 
+def test_one_signature_that_passes_is_enough_for_success() -> None:
+    assert JUDGED.verdicts.dkim is not None
+    passing, other = JUDGED.verdicts.dkim.signatures
+    slow = replace(other, result=AuthResult.TEMPERROR)
+    for signatures, success in (((passing, slow), True), ((slow,), False), ((other,), True)):
+        envelope = replace(ENVELOPE, verdicts=Verdicts(dkim=DkimVerdict(signatures)))
+        assert _json(TargetFormat.JSON_N, envelope)["envelope"]["dkim"]["success"] is success
+
+
+@pytest.mark.parametrize("target_format", [*FORMS_WITH_ENVELOPE, TargetFormat.ORIGINAL])
+def test_of_very_many_scans_a_form_tells_those_that_are_not_ok(target_format: TargetFormat) -> None:
+    scans = (SCANS[0],) * 399 + (SCANS[1],)
+    form = read_with_werkzeug(rendered(target_format, MAIL, replace(ENVELOPE, verdicts=Verdicts(scans=scans))))
+    told = [name for name, _ in form.fields if name.startswith("pillarbox[scans][") and name.endswith("[status]")]
+    assert told == ["pillarbox[scans][399][status]"]
+    assert form["pillarbox[scans_omitted]"] == "true"
+
+
 def test_text_that_is_no_unicode_does_not_stop_a_payload() -> None:
     """A domain from a header may hold lone surrogates; an error here would repeat at every attempt."""
     bad = "a\udcff"

@@ -23,7 +23,8 @@ ROUNDS = 6
 SENDERS = 4
 ACKNOWLEDGED_BEFORE_KILL = 150
 SMALL = b"Subject: %d\r\n\r\n" + b"x" * 70 + b"\r\n"
-LARGE_BODY = (b"y" * 76 + b"\r\n") * (INLINE_LIMIT // 60)
+LARGE_BODY = (b"y" * 76 + b"\r\n") * (INLINE_LIMIT // 25)
+"""So large that it is in a file before its end comes, in whatever pieces it is read."""
 HALF_AN_HOUR_S = 1_800
 LINES_AFTER_SIGTERM = 10
 LINE_EVERY_S = 0.15

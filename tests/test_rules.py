@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.address_settings import AddressSettings, FailAction, OnScannerFailure
-from core.rule_conditions import InspectionNeeds, Phase, read_conditions
+from core.errors import InvalidField
+from core.patterns import fits
+from core.rule_conditions import Conditions, InspectionNeeds, Phase, read_conditions
 from core.rule_facts import Content, Facts
 from core.rule_reading import check_conditions
 from core.rules import (
@@ -22,6 +24,7 @@ from core.rules import (
     RuleAction,
     judge,
     judge_early,
+    may_still_reject,
     phase_of,
     read_judgement,
     rejects_need,
@@ -507,6 +510,45 @@ def test_knowing_only_what_refusals_need_gives_the_same_refusals(
     assert (judge(rules, partly, chosen).action is JudgedAction.REJECT) is (
         judge(rules, facts, chosen).action is JudgedAction.REJECT
     )
+
+
+@settings(max_examples=400, deadline=None)
+@given(rules=RULES, facts=complete_facts(), chosen=SETTINGS)
+def test_what_is_said_not_to_be_rejected_any_more_is_not(
+    rules: list[Rule], facts: Facts, chosen: AddressSettings
+) -> None:
+    if not may_still_reject(chosen, rules, RCPT):
+        assert judge(rules, facts, chosen).action is not JudgedAction.REJECT
+
+
+@pytest.mark.parametrize(
+    ("rules", "settings", "facts", "is_possible"),
+    [
+        ([], {}, RCPT, False),
+        ([], {"on_spam": "reject"}, RCPT, True),
+        ([("reject", FAR)], {}, RCPT, False),
+        ([("reject", {"size_min": 9})], {}, RCPT, True),
+        ([("reject", {"size_min": 9})], {}, replace(RCPT, size=8), False),
+        ([("allow", {"size_min": 9}), ("reject", NEAR)], {}, RCPT, True),
+        ([("reject", NEAR)], {}, replace(RCPT, remote_ip=None), True),
+        ([("allow", NEAR), ("reject", {"size_min": 9})], {"on_spam": "reject"}, RCPT, False),
+        ([("quarantine", {}), ("reject", {})], {"on_spam": "reject"}, RCPT, False),
+    ],
+)
+def test_a_mail_must_be_judged_before_it_is_accepted_when_it_may_be_rejected(
+    rules: list[tuple[str, dict[str, Any]]], settings: dict[str, str], facts: Facts, is_possible: bool
+) -> None:
+    made = [rule(action, **conditions) for action, conditions in rules]
+    chosen = AddressSettings(**{name: FailAction(value) for name, value in settings.items()})
+    assert may_still_reject(chosen, made, facts) is is_possible
+
+
+def test_a_pattern_that_another_version_took_is_neither_met_nor_unmet() -> None:
+    broken = replace(rule("reject"), conditions=Conditions(subject_pattern=("(",)))
+    assert judge([broken], FULL).action is JudgedAction.ACCEPT
+    assert judge([broken, rule("quarantine")], FULL).action is JudgedAction.QUARANTINE
+    with pytest.raises(InvalidField, match="RE2"):
+        fits("(", "x")
 
 
 def test_a_hundred_rules_are_judged_in_a_tenth_of_a_millisecond() -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from core.config import Settings
 from core.errors import ConfigurationError
 from core.verdicts import AttachmentScan, ScanStatus, SpamVerdict
-from inbound.scanning import MailFacts, Scanners
+from inbound.scanning import MailFacts, Scanners, endpoint
 from inbound.scanning.connection import Deadline
 from tests.ports import free_port
 from tests.raw_server import Handler, running_raw_server
@@ -122,16 +125,60 @@ def test_a_large_message_for_a_scanner_that_never_reads(scanner: str) -> None:
         assert has_failed(ask(Scanners(SETTINGS[scanner](f"127.0.0.1:{port}")), RAW * 80))
 
 
-@EVERY_SCANNER
-def test_an_endless_answer_takes_little_memory(scanner: str) -> None:
-    with running_raw_server(behaviour("never ends", scanner)) as port:
+@pytest.mark.parametrize(
+    ("scanner", "beginning"),
+    [
+        *HALVES.items(),
+        ("rspamd", b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n"),
+        ("rspamd", b"HTTP/1.0 200 OK\r\n\r\n"),
+        ("rspamd", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\n"),
+        ("rspamd", b"HTTP/1.1 200 OK\r\nX-Long: "),
+        ("spamd", b"SPAMD/1.1 0 EX_OK\r\nX-Long: "),
+    ],
+)
+def test_an_endless_answer_takes_little_memory(scanner: str, beginning: bytes) -> None:
+    def talk_on(connection: socket.socket, _: int) -> None:
+        connection.sendall(beginning)
+        while True:
+            connection.sendall(b"x" * 65536)
+
+    with running_raw_server(talk_on) as port:
         scanners = Scanners(SETTINGS[scanner](f"127.0.0.1:{port}"))
         tracemalloc.start()
         try:
-            assert has_failed(ask(scanners, seconds=10))
-            assert tracemalloc.get_traced_memory()[1] < 8_000_000
+            assert has_failed(ask(scanners, seconds=3))
+            assert tracemalloc.get_traced_memory()[1] < 6_000_000
         finally:
             tracemalloc.stop()
+
+
+@EVERY_SCANNER
+def test_a_host_that_takes_no_connection(scanner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is left alone for a while, unless it only had the last moment of a message's time."""
+    monkeypatch.setattr(endpoint, "CONNECT_TIMEOUT_S", 0.3)
+    with full_listener() as port, capture_logs() as logged:
+        scanners = Scanners(SETTINGS[scanner](f"127.0.0.1:{port}"))
+        assert has_failed(ask(scanners, seconds=0.1))
+        assert logged == []
+        assert has_failed(ask(scanners, seconds=10))
+        assert [line["reason"] for line in logged] == [f"cannot connect to 127.0.0.1:{port}: timed out"]
+        started = time.monotonic()
+        assert has_failed(ask(scanners, seconds=10))
+        assert time.monotonic() - started < 0.25
+
+
+@contextmanager
+def full_listener() -> Iterator[int]:
+    """A port whose backlog is full, so that connecting to it hangs, as with a host that is gone."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
 
 
 @EVERY_SCANNER
@@ -160,6 +207,28 @@ def test_a_host_without_an_address(scanner: str, monkeypatch: pytest.MonkeyPatch
         assert has_failed(ask(Scanners(SETTINGS[scanner]("scanner.invalid:783"))))
     finally:
         end.set()
+
+
+@EVERY_SCANNER
+def test_no_file_descriptor_is_left(scanner: str) -> None:
+    with running_raw_server(answering(scanner)) as port:
+        scanners = Scanners(SETTINGS[scanner](f"127.0.0.1:{port}"))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            verdict = ask(scanners, b"x")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert has_failed(verdict)
+
+
+@pytest.mark.parametrize("scanner", ["spamd", "rspamd"])
+def test_facts_that_are_no_text(scanner: str) -> None:
+    facts = MailFacts("\udcff", "\udc80\x00", "a\udc80@\u2028b", ("\udc80",) * 3)
+    with running_raw_server(answering(scanner)) as port:
+        verdict = Scanners(SETTINGS[scanner](f"127.0.0.1:{port}")).score(b"x", facts, Deadline(5))
+    assert verdict is not None
+    assert verdict.success
 
 
 @EVERY_SCANNER

@@ -167,7 +167,8 @@ def answer(body: str, verdict: str = "True ; 7.5 / 5.0", length: int | None = No
 def test_an_answer_read() -> None:
     table = f"{TABLE_HEAD}\n-0.5 A_RULE                 One\n                            that goes on\n"
     table += "                            [9.9 NOT_ONE       of them]\n1000 B_2                    BODY: Two\n"
-    verdict = read_answer(answer(f"Preview: 1.0 X_RULE\n\n{table}\n", "False ; -0.5 / 5.0"))
+    preview = f"Content preview:\n{TABLE_HEAD}\n 9.9 FORGED                 Quoted from the message\n\n 1.0 TOO\n"
+    verdict = read_answer(answer(f"{preview}\n{table}\n", "False ; -0.5 / 5.0"))
     assert verdict == SpamVerdict(True, -0.5, ("A_RULE", "B_2"), table.strip("\n"), is_spam=False)
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
 from core.errors import InvalidField
+from core.store_checks import MAX_URL_LIFETIME_S, MIN_URL_LIFETIME_S, OPTIONAL_FIELDS, validate_store
 from core.store_settings import StoreKind, StoreSettings
+from inbound.store_client import STORE_PATIENCE_S
+from inbound.storing import PARALLEL_UPLOADS
 from web.api.store_models import MASK, SECRETS, StoreAnswer, StoreBody, StoreField, store_answer
 
 S3 = StoreSettings(
@@ -80,6 +85,19 @@ def test_a_mask_over_nothing_is_an_error(before: StoreSettings | None) -> None:
     with pytest.raises(InvalidField, match="but nothing is") as caught:
         read(store_answer(S3), before)
     assert caught.value.field == "attachments.secret_access_key"
+
+
+def test_the_example_of_the_page_is_a_store() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "stores.md").read_text()
+    (example,) = re.findall(r"^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    made = read(json.loads(example))
+    assert made is not None
+    validate_store(made)
+    for name in OPTIONAL_FIELDS:
+        assert f"`{name}`" in page, name
+    assert f"{MIN_URL_LIFETIME_S} to {MAX_URL_LIFETIME_S}" in page
+    assert f"{STORE_PATIENCE_S} seconds, eight uploads" in page
+    assert PARALLEL_UPLOADS == 8
 
 
 def test_a_service_account_may_be_an_object() -> None:

@@ -258,6 +258,14 @@ def test_a_day_that_was_purged_takes_files_again(store: Store) -> None:
     assert b"".join(store.open(NAME).chunks) == b"y"
 
 
+def test_a_day_that_another_process_has_purged_takes_files_again(tmp_path: Path) -> None:
+    store, other = FolderStore(tmp_path / "stored"), FolderStore(tmp_path / "stored")
+    store.put(NAME, b"x")
+    assert other.purge("99999999", 10) == 1
+    store.put(NAME, b"y")
+    assert b"".join(other.open(NAME).chunks) == b"y"
+
+
 def test_uploads_and_purges_at_once_lose_nothing_new(tmp_path: Path) -> None:
     """A file of a day that is just being removed may be refused, as an outage; those of other days are not touched."""
     store, tidier = FolderStore(tmp_path / "stored"), FolderStore(tmp_path / "stored")

@@ -274,6 +274,18 @@ def test_a_store_that_trickles_its_answer_holds_nobody_longer_than_told(client: 
         assert time.monotonic() - begun < 2
 
 
+def test_an_answer_that_was_cut_is_no_success(client: StoreClient) -> None:
+    """Headers that end because we cut the connection look as if they were complete."""
+
+    def begin(connection: socket.socket, number: int) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: ")
+        time.sleep(10)
+
+    with running_raw_server(begin) as port, pytest.raises(StoreFailed, match="no complete answer in time"):
+        put(client, s3_at(port), seconds=0.5)
+
+
 @pytest.mark.parametrize("first", [b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n", b""])
 def test_trouble_that_passes_is_met_with_a_second_try(client: StoreClient, first: bytes) -> None:
     requests_seen = []
@@ -404,6 +416,23 @@ def test_many_attachments_on_a_hanging_store_wait_once_and_all_or_nothing(
         with pytest.raises(StoreFailed, match="in time"):
             make_storing(tmp_path, database, client).attachments(message, new_time_ordered_id(), address)
         assert time.monotonic() - begun < 2
+
+
+def test_a_store_that_refuses_one_of_many_is_not_asked_for_all(
+    tmp_path: Path, database: Database, client: StoreClient
+) -> None:
+    seen = []
+
+    def refuse(connection: socket.socket, number: int) -> None:
+        seen.append(read_request(connection))
+        connection.sendall(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    message = parse_message(MESSAGE)
+    message = replace(message, attachments=message.attachments * 200)
+    with running_raw_server(refuse) as port, pytest.raises(StoreFailed, match="not let in"):
+        address = AddressSettings(attachment_store=s3_at(port))
+        make_storing(tmp_path, database, client).attachments(message, new_time_ordered_id(), address)
+    assert len(seen) < 200
 
 
 def test_patience_fits_into_what_a_worker_may_lose() -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from core.verdicts import AuthResult, DkimSignature, DmarcVerdict, SpfVerdict, Verdicts
+from inbound.authentication.header_fields import MBOX_LINE
 from inbound.authentication.results_reader import read_authserv_id
 from inbound.mime_words import decode_words
 
@@ -26,7 +27,6 @@ _RESULTS_LINES = re.compile(
     re.IGNORECASE,
 )
 _BLANK_LINE = re.compile(rb"(?:\A|\n)\r?\n")
-_MBOX_LINE = re.compile(rb">?From [^\n]*\n")
 _QUOTED_OR_FOLDABLE = re.compile(r'"(?:[^"\\]|\\.)*+"|; ')
 _LINE_BREAK = re.compile(r"[\r\n]+[ \t]*")
 
@@ -69,8 +69,8 @@ def with_trace(raw: bytes, received: str | None, results: str | None, authserv_i
     )
     blank = _BLANK_LINE.search(raw)
     header_end = blank.start() + 1 if blank else len(raw)
-    mbox = _MBOX_LINE.match(raw)
-    start = mbox.end() if mbox else 0
+    mbox = MBOX_LINE.match(raw)
+    start = mbox.end() if mbox and mbox[0].endswith(b"\n") else 0
     return b"".join([raw[:start], trace, *_kept_pieces(raw, start, header_end, authserv_id)])
 
 

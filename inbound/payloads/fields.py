@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from core.envelope import Envelope
+from core.verdicts import ScanStatus
 from inbound.parsed import Attachment, BodyCharset, ParsedMessage
 from inbound.payloads.verdict_fields import scan_values, verdict_values
 from inbound.payloads.written_text import valid_text
 from inbound.replytext import reply_plain_of
+
+MAX_FORM_SCANS = 100
+"""Scans told in a form, of three fields and more each: frameworks refuse forms of more than 1,000."""
 
 Value: TypeAlias = "str | bool | int | Sequence[Value] | Mapping[str, Value] | None"
 """What a field can hold, in JSON and, bracket by bracket, in a form."""
@@ -96,6 +100,16 @@ def scans_of_all(envelope: Envelope) -> dict[str, Value]:
     return {"scans": [scan_values(scan) for scan in scans]} if scans else {}
 
 
+def scans_in_form(envelope: Envelope) -> dict[str, Value]:
+    """As `scans_of_all`, but of very many only the first that are not `ok`, under their numbers."""
+    scans = envelope.verdicts.scans
+    if not scans or len(scans) <= MAX_FORM_SCANS:
+        return scans_of_all(envelope)
+    told = [(str(number), scan) for number, scan in enumerate(scans) if scan.status is not ScanStatus.OK]
+    kept = {number: scan_values(scan) for number, scan in told[:MAX_FORM_SCANS]}
+    return {"scans": kept, "scans_omitted": True}
+
+
 def charset_values(message: ParsedMessage) -> dict[str, dict[str, str | None]]:
     """For each body there is: the charset it declared and the one it was read in."""
     bodies = {"plain": message.plain_charset, "html": message.html_charset}
@@ -118,7 +132,7 @@ def own_form_values(message: ParsedMessage, envelope: Envelope) -> dict[str, Val
         "defects": [f"{defect.kind}: {defect.detail}" for defect in message.defects],
         "charsets": charset_values(message),
         **judgement_values(envelope),
-        **scans_of_all(envelope),
+        **scans_in_form(envelope),
     }
 
 

@@ -19,7 +19,7 @@ from inbound.payloads.fields import (
     body_values,
     envelope_values,
     judgement_values,
-    scans_of_all,
+    scans_in_form,
 )
 from inbound.payloads.form import Form, charset_that_keeps_bytes, flat
 
@@ -74,7 +74,7 @@ def _fields(parsed: ParsedMessage, envelope: Envelope) -> list[tuple[str, str]]:
         "pillarbox": {
             **{key: known[key] for key in _VERDICTS_OF_OURS if key in known},
             **judgement_values(envelope),
-            **scans_of_all(envelope),
+            **scans_in_form(envelope),
         },
     }
     return [field for name, value in values.items() for field in flat(name, value)]

@@ -56,9 +56,10 @@ def score_text(score: float) -> str:
 
 
 def _dkim(dkim: DkimVerdict) -> Values:
-    """`success` says that the check came to an end, not that a signature passes."""
+    """`success` says that the check came to an end: DNS answered for all signatures, or for one that passes."""
     results = {signature.result for signature in dkim.signatures}
-    return {"success": AuthResult.TEMPERROR not in results, "result": _signatures(dkim)}
+    success = AuthResult.PASS in results or AuthResult.TEMPERROR not in results
+    return {"success": success, "result": _signatures(dkim)}
 
 
 def _signatures(dkim: DkimVerdict | None) -> list[Values]:

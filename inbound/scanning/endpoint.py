@@ -47,17 +47,10 @@ class Endpoint:
         problem = "no answer in time"
         addresses = self._addresses(patience)
         for place, (family, address) in enumerate(addresses):
-            sock = socket.socket(family, socket.SOCK_STREAM)
             try:
-                sock.settimeout(patience.remaining() / (len(addresses) - place))
-                sock.connect(address)
-                if family is not socket.AF_UNIX:  # several small writes make a question: each would wait for an ACK
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return _connect_to(family, address, patience.remaining() / (len(addresses) - place))
             except (OSError, NoTimeLeft) as error:
-                sock.close()
                 problem = str(error)
-                continue
-            return sock
         raise Unreachable(f"cannot connect to {self}: {problem}")
 
     def _addresses(self, patience: Deadline) -> list[_Address]:
@@ -70,6 +63,19 @@ class Endpoint:
         except (OSError, NoTimeLeft) as error:
             sock.close()
             raise NoAnswer(f"no TLS with {self}: {error}") from error
+
+
+def _connect_to(family: socket.AddressFamily, address: tuple[str, int] | str, timeout_s: float) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect(address)
+        if family is not socket.AF_UNIX:  # several small writes make a question: each would wait for an ACK
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 @cache
@@ -129,7 +135,10 @@ def _resolve(host: str, port: int, patience: Deadline) -> list[_Address]:
             problem[0] = str(error)
 
     asker = threading.Thread(target=ask, name="scanner-address", daemon=True)
-    asker.start()
+    try:
+        asker.start()
+    except RuntimeError as error:  # the machine has no thread left
+        raise Unreachable(f"cannot look for the address of {host}: {error}") from error
     asker.join(patience.remaining())
     if not found:
         raise Unreachable(f"cannot find the address of {host}: {problem[0]}")

@@ -124,11 +124,11 @@ def _read_response(connection: Connection) -> bytes:
     response = http.client.HTTPResponse(_Answering(connection))  # type: ignore[arg-type]
     try:
         response.begin()
-        if (response.length or 0) > MAX_ANSWER_BYTES:  # before memory is set aside for it
-            raise too_long(MAX_ANSWER_BYTES)
-        body = response.read()
+        body = response.read(MAX_ANSWER_BYTES + 1)  # or it sets memory aside for whatever length is announced
     except (http.client.HTTPException, ValueError) as error:
         raise NoAnswer(f"half an answer, or none of HTTP: {error!r:.100}") from error
+    if response.length:
+        raise NoAnswer("half an answer")
     if response.status != http.client.OK:
         raise Declined(f"rspamd says {response.status} {response.reason[:200]}")
     return body
