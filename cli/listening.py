@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from core.config import Listen
 from core.errors import ConfigurationError
 from core.listening import cannot_listen
+from core.setting_values import Listen
 
 PATIENCE_S = 3.0
 """A predecessor that was killed may hold its port for a moment."""

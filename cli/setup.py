@@ -13,10 +13,12 @@ from cli.data_folder import CREDENTIALS_FILE, make_data_folder
 from core.clock import system_clock
 from core.config import Settings
 from core.errors import ConfigurationError, StorageUnavailable
+from core.mta_sts import report_uri
 from core.services.accounts import NewAccount, create_account, has_accounts
 from core.store.blobs import open_blobs
 from core.store.db import Database
 from inbound.certificate import ensure_certificate, tls_context
+from inbound.scanning import Scanners
 from workers.doorbell import open_redis
 
 PRIVATE_FILE_MODE = 0o600
@@ -52,7 +54,9 @@ def credentials(settings: Settings, account: NewAccount) -> dict[str, Any]:
 
 
 def _open_services(settings: Settings) -> None:
-    """Have the URLs of blob store and Redis read: a wrong one is told now and not by processes that cannot start."""
+    """Have the settings read that name other services: a wrong one is told now, not by processes that cannot start."""
+    Scanners(settings)
+    report_uri(settings.tls_rpt)
     try:
         open_blobs(settings.blob_location)
     except OSError as error:

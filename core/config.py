@@ -9,43 +9,21 @@ import hashlib
 import ipaddress
 import os
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from core.addresses import normalise_domain
 from core.errors import ConfigurationError
 from core.netguard import LOOPBACK, IPNetwork, TargetPolicy, parse_networks
+from core.setting_values import ZERO_KEY, Listen, read_listen, read_switch, read_value
 
 ENV_KEY = "env"
 DOC_KEY = "doc"
-ZERO_KEY = "zero"
 DEFAULT_DOMAIN = "pillarbox.test"
 AUTO = "auto"
 MTA_STS_MODES = ("enforce", "testing", "none")
-MAX_COUNT_DIGITS = 9
 EVERYTHING = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
-
-
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """A host and port to listen on."""
-
-    host: str
-    port: int
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
-        return self.host == "localhost" or self.host.startswith("127.") or self.host == "::1"
-
-    @property
-    def reachable_host(self) -> str:
-        """A host at which a process on this machine reaches the listener."""
-        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 (compared, not bound)
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 _NAMED_OR = "`auto`, `none`, `loopback`, `all`, or networks"
@@ -275,7 +253,7 @@ class Settings:
     def checks_authentication(self) -> bool:
         """Whether SPF, DKIM, DMARC and ARC are checked."""
         choice = self.authentication.lower()
-        return not self._is_for_trying if choice == AUTO else _read_switch("PILLARBOX_AUTHENTICATION", choice)
+        return not self._is_for_trying if choice == AUTO else read_switch("PILLARBOX_AUTHENTICATION", choice)
 
     @property
     def _is_for_trying(self) -> bool:
@@ -326,53 +304,10 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         name = entry.metadata[ENV_KEY]
         text = environment.get(name, "").strip()
         if text:
-            given[entry.name] = _read_value(name, text, entry)
+            given[entry.name] = read_value(name, text, entry)
     settings = Settings(**given)
     _check(settings)
     return settings
-
-
-def _read_value(name: str, text: str, entry: Field[Any]) -> Any:
-    default = entry.default
-    if isinstance(default, bool):
-        return _read_switch(name, text)
-    if isinstance(default, int):
-        return 0 if ZERO_KEY in entry.metadata and text == "0" else _read_count(name, text)
-    if isinstance(default, Listen):
-        return read_listen(name, text)
-    if isinstance(default, Path):
-        return Path(text).expanduser()
-    return text
-
-
-def _read_switch(name: str, text: str) -> bool:
-    switches = {
-        "on": True,
-        "true": True,
-        "1": True,
-        "yes": True,
-        "off": False,
-        "false": False,
-        "0": False,
-        "no": False,
-    }
-    if text.lower() not in switches:
-        raise ConfigurationError(f"{name}: {text!r} is neither `on` nor `off`")
-    return switches[text.lower()]
-
-
-def _read_count(name: str, text: str) -> int:
-    if not text.isdecimal() or len(text) > MAX_COUNT_DIGITS or int(text) == 0:
-        raise ConfigurationError(f"{name}: {text[:80]!r} is not a whole number above 0 and below a billion")
-    return int(text)
-
-
-def read_listen(name: str, text: str) -> Listen:
-    """Read `host:port` or `[v6]:port`. Raises `ConfigurationError`."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536 or not host:
-        raise ConfigurationError(f"{name}: {text[:80]!r} is not `host:port`, such as 127.0.0.1:2525")
-    return Listen(host.strip("[]"), int(port))
 
 
 def _check(settings: Settings) -> None:
@@ -388,6 +323,8 @@ def _check(settings: Settings) -> None:
         )
     if settings.mta_sts not in MTA_STS_MODES:
         raise ConfigurationError(f"PILLARBOX_MTA_STS: {settings.mta_sts!r} is none of `enforce`, `testing` or `none`")
+    if settings.smart_host:
+        read_listen("PILLARBOX_SMART_HOST", settings.smart_host)
     # Reading these checks them.
     settings.target_policy  # noqa: B018
     settings.checks_authentication  # noqa: B018

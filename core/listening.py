@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 
-from core.config import Listen
 from core.errors import ConfigurationError
+from core.setting_values import Listen
 
 _CURES = {
     errno.EADDRINUSE: "stop what listens there, or choose another port",

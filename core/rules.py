@@ -119,6 +119,8 @@ _FOLLOWS = {
     FailAction.REJECT: JudgedAction.REJECT,
 }
 _SEVERITY = {JudgedAction.ACCEPT: 0, JudgedAction.QUARANTINE: 1, JudgedAction.REJECT: 2}
+_BAD_SIGNATURES = (AuthResult.FAIL, AuthResult.PERMERROR, AuthResult.POLICY, AuthResult.NEUTRAL)
+"""Not `temperror`: a DNS that does not answer says nothing about the sender."""
 _OPEN_DMARC = (None, DmarcPolicy.NONE)
 SPF_SOFTFAIL = "spf_softfail"
 
@@ -283,7 +285,7 @@ def _authentication_failures(verdicts: Verdicts, settings: AddressSettings) -> l
         add(Cause.SPF, settings.on_spf_fail, f"SPF fails for {spf.domain}")
     if spf is not None and spf.result is AuthResult.SOFTFAIL:
         found.append(_Failure(Cause.SPF, SPF_SOFTFAIL, JudgedAction.ACCEPT, f"SPF softly fails for {spf.domain}"))
-    if dkim is not None and dkim.signatures and dkim.result is not AuthResult.PASS:
+    if dkim is not None and dkim.signatures and dkim.result in _BAD_SIGNATURES:
         add(Cause.DKIM, settings.on_dkim_fail, "no DKIM signature passes")
     return found
 
@@ -309,7 +311,8 @@ def _virus_failure(verdicts: Verdicts, settings: AddressSettings) -> _Failure | 
 
 
 def _scanner_failure(verdicts: Verdicts, settings: AddressSettings) -> _Failure | None:
-    did_spam_fail = verdicts.spam is not None and not verdicts.spam.success
+    spam = verdicts.spam
+    did_spam_fail = spam is not None and not spam.success and not spam.is_skipped
     did_virus_fail = any(scan.status in (ScanStatus.FAILED, ScanStatus.PENDING) for scan in verdicts.scans or ())
     if not (did_spam_fail or did_virus_fail):
         return None

@@ -111,6 +111,8 @@ class SpamVerdict:
     description: str = ""
     is_spam: bool = False
     """By the scanner's own threshold."""
+    is_skipped: bool = False
+    """Whether the scanner was not asked, because the message is too large for it: that is no failure."""
 
 
 class ScanStatus(StrEnum):

@@ -15,6 +15,7 @@ from core.clock import SECOND_MS, Clock
 from core.delivery import Outcome, Verdict
 from core.errors import StorageUnavailable
 from core.netguard import is_mailbox
+from core.object_stores import StoreFailed
 from core.rules import JudgedAction, Judgement
 from core.services.claims import ClaimedDelivery
 from core.services.recording import FinishedAttempt
@@ -112,15 +113,15 @@ class InboundAttempt:
                 return self._attempt(delivery, timeout_s)
             with self._budget.hold(delivery.size * COPIES):
                 return self._attempt(delivery, timeout_s)
+        except StoreFailed as error:
+            problem = str(error)  # a customer's own store: the text is for him
         except StorageUnavailable as error:
             log.warning("attempt put off", delivery_id=delivery.delivery_id, reason=str(error))
             problem = f"{error} (not the target's fault)"
         except Exception:
             log.exception("attempt failed", delivery_id=delivery.delivery_id)
             problem = "an error of ours; it is in the log (not the target's fault)"
-        duration_ms = max(0, self._clock() - started_ms)
-        outcome = Outcome(Verdict.TEMPORARY, 0, started_ms, duration_ms, problem, is_our_fault=True)
-        return FinishedAttempt(delivery, outcome)
+        return FinishedAttempt(delivery, self._failure(started_ms, problem))
 
     def _attempt(self, delivery: ClaimedDelivery, timeout_s: float | None) -> FinishedAttempt:
         found = self._find_out(delivery)
@@ -164,6 +165,11 @@ class InboundAttempt:
                 timeout_s=timeout_s,
             )
         )
+
+    def _failure(self, started_ms: int, problem: str) -> Outcome:
+        """The target was never asked."""
+        duration_ms = max(0, self._clock() - started_ms)
+        return Outcome(Verdict.TEMPORARY, 0, started_ms, duration_ms, problem, is_our_fault=True)
 
     def _held(self, judgement: Judgement) -> Outcome:
         return Outcome(Verdict.HELD, 0, self._clock(), 0, judgement.reason)

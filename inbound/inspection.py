@@ -50,6 +50,7 @@ class Inspector:
             return None
         client = ClientFacts(envelope.remote_ip, envelope.helo, envelope.mail_from)
         verdicts = Verdicts() if self.authenticator is None else self.authenticator.check(raw, client)
+        deadline = self.scanners.new_deadline()
         if self.scanners.scores:
             facts = MailFacts(
                 remote_ip=verdicts.judged_ip or envelope.remote_ip,
@@ -57,23 +58,24 @@ class Inspector:
                 mail_from=envelope.mail_from,
                 recipients=envelope.recipients,
             )
-            verdicts = replace(verdicts, spam=self.scanners.score(raw, facts))
+            verdicts = replace(verdicts, spam=self.scanners.score(raw, facts, deadline))
         if self.scanners.scans_attachments:
             contents = [attachment.content for attachment in message().attachments]
-            verdicts = replace(verdicts, scans=self.scanners.scan(contents))
+            verdicts = replace(verdicts, scans=self.scanners.scan(contents, deadline))
         return replace(verdicts, checked_ms=self.clock())
 
 
 def open_inspector(settings: Settings, clock: Clock) -> Inspector:
     """The inspector that the settings describe. Raises `ConfigurationError`."""
+    lookup = open_lookup(settings, clock)
     authenticator = None
     longest_s = 0
     if settings.checks_authentication:
-        authenticator = Authenticator(settings, open_lookup(settings, clock), clock)
+        authenticator = Authenticator(settings, lookup, clock)
         longest_s += settings.authentication_timeout
     if settings.spamd or settings.rspamd or settings.clamd:
         longest_s += settings.scan_timeout
-    return Inspector(authenticator, Scanners(settings), longest_s, clock)
+    return Inspector(authenticator, Scanners(settings, lookup), longest_s, clock)
 
 
 @dataclass(frozen=True, slots=True)

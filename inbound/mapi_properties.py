@@ -68,7 +68,8 @@ class Value:
     """One value as it stood: the property's type and the value's bytes without padding."""
 
     type: int
-    data: bytes
+    data: memoryview
+    """A view of the stream: what is not used is not copied."""
 
     @property
     def number(self) -> int:
@@ -84,7 +85,7 @@ class PropertyList:
     is_whole: bool
 
 
-def read_properties(data: bytes) -> PropertyList:
+def read_properties(data: memoryview) -> PropertyList:
     """Read a property list. Never raises; an odd or overlong list comes back in part, and says so."""
     values: dict[Property, Value] = {}
     try:
@@ -104,7 +105,7 @@ class _BrokenList(ValueError):
 
 
 class _Reader:
-    def __init__(self, data: bytes, position: int) -> None:
+    def __init__(self, data: memoryview, position: int) -> None:
         self._data = data
         self._position = position
         self._values_left = MAX_VALUES
@@ -148,12 +149,12 @@ class _Reader:
         self._position += _UINT32.size
         return number
 
-    def _take_padded(self, size: int) -> bytes:
+    def _take_padded(self, size: int) -> memoryview:
         taken = self._take(size)
         self._position += -size % 4
         return taken
 
-    def _take(self, size: int) -> bytes:
+    def _take(self, size: int) -> memoryview:
         end = self._position + size
         if end > len(self._data):
             raise _BrokenList

@@ -38,5 +38,5 @@ class Returns:
         if destination is None:
             return None
         ensure_gateway_account(self._database, self._clock)
-        target = f"{MAILTO}:{destination.text}"
+        target = f"{MAILTO}:{destination.text}"  # for its domain only: it is never parsed
         return Route(GATEWAY_ACCOUNT_ID, GATEWAY_ADDRESS_ID, None, target, returns_to=destination.text)

@@ -14,9 +14,10 @@ import structlog
 import uvloop
 
 from core.clock import system_clock
-from core.config import Listen, Settings
+from core.config import Settings
 from core.delivery import DeliveryKind
 from core.listening import cannot_listen
+from core.setting_values import Listen
 from core.store.db import Database
 from inbound.certificate import tls_context
 from inbound.connections import Connections

@@ -169,7 +169,7 @@ class _Stream:
             file.properties = self._read_properties(data)
 
     def _read_properties(self, data: memoryview) -> PropertyList:
-        properties = read_properties(bytes(data))
+        properties = read_properties(data)
         if not properties.is_whole:
             self.problems.append(DefectKind.TNEF_BROKEN)
         return properties
@@ -177,11 +177,11 @@ class _Stream:
     def _enclosed(self, file: _File) -> EnclosedFile:
         values = file.properties.values if file.properties else {}
         stored = values.get(Property.ATTACH_DATA)
-        if stored and stored.type == Type.OBJECT and stored.data.startswith(_MESSAGE_INTERFACE):
+        if stored and stored.type == Type.OBJECT and stored.data[:_INTERFACE_BYTES] == _MESSAGE_INTERFACE:
             return self._enclosed_message(stored.data[_INTERFACE_BYTES:], self._name(file, values))
         content = bytes(file.data)
         if not content and stored:
-            content = stored.data[_INTERFACE_BYTES:] if stored.type == Type.OBJECT else stored.data
+            content = bytes(stored.data[_INTERFACE_BYTES:] if stored.type == Type.OBJECT else stored.data)
         return EnclosedFile(
             name=self._name(file, values),
             content_type=self._value_text(values.get(Property.ATTACH_MIME_TAG)),
@@ -189,12 +189,12 @@ class _Stream:
             content=content,
         )
 
-    def _enclosed_message(self, stream: bytes, name: str | None) -> EnclosedFile:
+    def _enclosed_message(self, stream: memoryview, name: str | None) -> EnclosedFile:
         if self._depth >= MAX_NESTING:
             self.problems.append(DefectKind.TNEF_LIMIT)
-            return EnclosedFile(None, "application/ms-tnef", None, stream)
+            return EnclosedFile(None, "application/ms-tnef", None, bytes(stream))
         inner = _Stream(self._budget, self._depth + 1)
-        message = inner.read(memoryview(stream), with_body=True)
+        message = inner.read(stream, with_body=True)
         self.problems += inner.problems
         title = message.subject or name
         eml = as_eml(message, self._depth + 1)
@@ -213,7 +213,7 @@ class _Stream:
         html = self._body_text(self._properties.get(Property.HTML), self._internet_page())
         rich = self._properties.get(Property.RTF_COMPRESSED)
         if html is None and rich is not None:
-            text, is_html = self._rich_text(rich.data)
+            text, is_html = self._rich_text(bytes(rich.data))
             if is_html:
                 html = text
             else:
@@ -231,13 +231,13 @@ class _Stream:
         return text, read.is_html
 
     def _legacy_body(self) -> EnclosedText | None:
-        return self._body_text(Value(Type.STRING8, bytes(self._body))) if self._body else None
+        return self._body_text(Value(Type.STRING8, self._body)) if self._body else None
 
     def _body_text(self, value: Value | None, page: int = 0) -> EnclosedText | None:
         if value is None or not value.data:
             return None
         label = self._label(value, page)
-        decoded = decode(value.data[:MAX_STRING_BYTES], label, _NO_DETECTOR)
+        decoded = decode(bytes(value.data[:MAX_STRING_BYTES]), label, _NO_DETECTOR)
         text = decoded.text.rstrip("\0")
         return EnclosedText(text, BodyCharset(label, decoded.used)) if text.strip() else None
 
@@ -251,11 +251,11 @@ class _Stream:
     def _value_text(self, value: Value | None) -> str | None:
         if value is None or value.type not in (Type.STRING8, Type.UNICODE):
             return None
-        text = decode(value.data[:MAX_STRING_BYTES], self._label(value), _NO_DETECTOR).text
+        text = decode(bytes(value.data[:MAX_STRING_BYTES]), self._label(value), _NO_DETECTOR).text
         return " ".join(text.partition("\0")[0].split()) or None
 
     def _label(self, value: Value, page: int = 0) -> str:
         return "utf-16le" if value.type == Type.UNICODE else f"cp{page or self._page}"
 
     def _eight_bit(self, data: bytes) -> str | None:
-        return self._value_text(Value(Type.STRING8, data))
+        return self._value_text(Value(Type.STRING8, memoryview(data)))

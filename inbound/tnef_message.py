@@ -76,8 +76,8 @@ def as_eml(message: EnclosedMessage, depth: int) -> bytes:
     if len(parts) == 2:
         parts = [_multipart(b"alternative", parts, depth)]
     parts += [_file_part(file) for file in message.files]
-    body = parts[0] if len(parts) == 1 else _multipart(b"mixed", parts, depth) if parts else b"\r\n"
-    return b"".join(_headers(message)) + b"MIME-Version: 1.0\r\n" + body
+    body = parts[0] if len(parts) == 1 else _multipart(b"mixed", parts, depth) if parts else [b"\r\n"]
+    return b"".join([*_headers(message), b"MIME-Version: 1.0\r\n", *body])
 
 
 def _headers(message: EnclosedMessage) -> list[bytes]:
@@ -115,12 +115,12 @@ def _words(text: str) -> bytes:
     return b"\r\n ".join(b"=?utf-8?b?" + b64encode(word) + b"?=" for word in [*words, piece])
 
 
-def _text_part(subtype: str, text: EnclosedText) -> bytes:
+def _text_part(subtype: str, text: EnclosedText) -> list[bytes]:
     header = f"Content-Type: text/{subtype}; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n"
-    return header.encode() + _base64(text.text.encode("utf-8", "replace"))
+    return [header.encode(), _base64(text.text.encode("utf-8", "replace"))]
 
 
-def _file_part(file: EnclosedFile) -> bytes:
+def _file_part(file: EnclosedFile) -> list[bytes]:
     media_type = file.media_type
     if media_type == _MESSAGE and not file.is_ours:
         media_type = "application/octet-stream"  # RFC 2046 section 5.2.1 allows a message no base64
@@ -134,14 +134,17 @@ def _file_part(file: EnclosedFile) -> bytes:
     if _PLAIN_ID.fullmatch(content_id):
         header += f"\r\nContent-ID: <{content_id}>".encode()
     if file.is_ours:
-        return header + b"\r\n\r\n" + file.content
-    return header + b"\r\nContent-Transfer-Encoding: base64\r\n\r\n" + _base64(file.content)
+        return [header, b"\r\n\r\n", file.content]
+    return [header, b"\r\nContent-Transfer-Encoding: base64\r\n\r\n", _base64(file.content)]
 
 
-def _multipart(subtype: bytes, parts: list[bytes], depth: int) -> bytes:
+def _multipart(subtype: bytes, parts: list[list[bytes]], depth: int) -> list[bytes]:
+    """The parts' pieces with the boundary lines between them; joined only once, because files are large."""
     boundary = _BOUNDARY % (depth, subtype)
-    opening = b'Content-Type: multipart/%s; boundary="%s"\r\n\r\n' % (subtype, boundary)
-    return opening + b"".join(b"--%s\r\n%s\r\n" % (boundary, part) for part in parts) + b"--%s--\r\n" % boundary
+    pieces = [b'Content-Type: multipart/%s; boundary="%s"\r\n\r\n' % (subtype, boundary)]
+    for part in parts:
+        pieces += [b"--%s\r\n" % boundary, *part, b"\r\n"]
+    return [*pieces, b"--%s--\r\n" % boundary]
 
 
 def _base64(content: bytes) -> bytes:

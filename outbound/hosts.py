@@ -15,9 +15,10 @@ import dns.name
 import dns.rdatatype
 import dns.resolver
 
-from core.config import Listen, Settings, read_listen
+from core.config import Settings
 from core.delivery import Verdict
 from core.mx_check import TOTAL_TIMEOUT_S, make_resolver
+from core.setting_values import Listen, read_listen
 from outbound.mail import NO_ANSWER, Judgement
 from outbound.timing import Deadline
 

@@ -165,7 +165,7 @@ class SmtpConnection:
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or str(error)
             raise TlsFailed("4.7.5", f"the TLS handshake with {self._peer} failed: {reason}") from error
-        self._socket, self._reader = secured, ReplyReader()
+        self._socket = secured
         self.tls_version = secured.version()
         return True
 

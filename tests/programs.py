@@ -21,6 +21,15 @@ DEBIAN_PACKAGES = {
     "initdb": "postgresql",
     "curl": "curl",
     "jq": "jq",
+    "node": "nodejs",
+    "npm": "npm",
+    "spamd": "spamd",
+    "rspamd": "rspamd",
+    "clamd": "clamav-daemon",
+    "haproxy": "haproxy",
+    "openssl": "openssl",
+    "gpg": "gnupg",
+    "perl": "perl",
 }
 _EXTRA_FOLDERS = ("/usr/sbin", "/usr/local/sbin")
 

@@ -79,14 +79,20 @@ class Peer:
         self.lines: list[str] = []
         """Every command line, and `<connected>` for each connection."""
         self.taken: list[Taken] = []
-        self.errors: list[BaseException] = []
         self.is_stopped = threading.Event()
+        self.last: socket.socket | None = None
+        """The connection made last."""
         self._tls = None if certificate is None else _tls_context(certificate)
 
     @property
     def connections(self) -> int:
         """How many there were."""
         return self.lines.count("<connected>")
+
+    def say(self, text: bytes) -> None:
+        """Say something unasked on the last connection."""
+        assert self.last is not None
+        self.last.sendall(text)
 
     def verbs(self) -> list[str]:
         """The verbs of all commands, in order."""
@@ -95,6 +101,7 @@ class Peer:
     def serve(self, connection: socket.socket) -> None:
         """One connection."""
         self.lines.append("<connected>")
+        self.last = connection
         with suppress(OSError, _Over):
             _Session(self, connection).run(self._tls)
 

@@ -222,6 +222,7 @@ def test_a_target_may_be_a_mailbox(api: Api, database: Database, target: str) ->
         "mailto:user",
         "mailto:a@b.example,c@d.example",
         "mailto:a@b.example?subject=x",
+        "mailto:user@localhost",
         "mailto:a b@c.example",
     ],
 )

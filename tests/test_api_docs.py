@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from rq import SimpleWorker
 
-from core.config import Listen
 from core.services.accounts import NewAccount
+from core.setting_values import Listen
 from core.store.db import Database
 from tests.api_support import Api, api_settings
 from tests.dns_server import running_dns

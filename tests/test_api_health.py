@@ -15,9 +15,9 @@ import redis
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
 
-from core.config import Listen
 from core.presence import EXPIRES_MS, WORKER_SIGN
 from core.services.accounts import NewAccount
+from core.setting_values import Listen
 from core.store.db import Database
 from tests.api_support import Api, api_settings
 from tests.programs import need_program

@@ -13,8 +13,9 @@ import psycopg
 import pytest
 import requests
 
-from core.config import Listen, Settings
+from core.config import Settings
 from core.services.accounts import NewAccount
+from core.setting_values import Listen
 from tests.web_process import WebProcess, running_web
 from web.server import server_options
 

@@ -107,6 +107,15 @@ def test_a_field_put_on_top_is_not_covered_but_oversigning_guards_it(zones: Zone
     assert only(zones, b"Subject: forged\r\n" + guarded).result is AuthResult.FAIL
 
 
+def test_a_signature_does_not_cover_itself(zones: ZoneServer) -> None:
+    guarded = sign(MAIL, Signing(headers=(b"from", b"dkim-signature")))
+    assert only(zones, guarded).result is AuthResult.PASS
+    zones.add(f"below._domainkey.{SIGNER}", "TXT", rsa_key().record)
+    below = sign(MAIL, Signing(selector="below"))
+    both = verify(zones, sign(below, Signing(headers=(b"from", b"dkim-signature", b"dkim-signature"))))
+    assert [found.result for found in both.signatures] == [AuthResult.PASS, AuthResult.PASS]
+
+
 def test_all_signatures_are_verified_each_for_itself(zones: ZoneServer) -> None:
     other = Signing(domain="list.example", selector="l")
     publish(zones, other)
@@ -216,7 +225,10 @@ def test_a_short_rsa_key_is_a_matter_of_policy(zones: ZoneServer) -> None:
     assert (signature.result, signature.reason) == (AuthResult.POLICY, "an RSA key of 512 bits is not believed")
 
 
-SHORT_KEY = "p=MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAL51ic1JKzatoInhbrXU6Z9hSQgNTBVOpOe6OvmIgOIq0qPcSZw/dPNCgO3/bMi58WNBiZ0pG+WHiSI/JtMVBj0CAwEAAQ=="
+SHORT_KEY = (
+    "p=MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAL51ic1JKzatoInhbrXU6Z9hSQgN"
+    "TBVOpOe6OvmIgOIq0qPcSZw/dPNCgO3/bMi58WNBiZ0pG+WHiSI/JtMVBj0CAwEAAQ=="
+)
 
 
 def test_a_key_for_testing_takes_the_blame_out_of_a_failure(zones: ZoneServer) -> None:

@@ -64,22 +64,22 @@ HOSTILE: dict[str, tuple[Callable[[int], bytes], int]] = {
     ),
     "long fields": (
         lambda n: signature(names=b":x") * 10 + b"From: a@b.example\r\nX: " + b"a \t" * n + b"\r\n\r\n",
-        100_000,
+        50_000,
     ),
     "folds": (lambda n: signature(names=b":x") * 10 + b"X: " + b"a\r\n " * n + b"\r\n\r\n", 50_000),
     "tags": (lambda n: b"DKIM-Signature: " + b"a=b;" * n + b"\r\n\r\n", 100_000),
     "signatures": (lambda n: signature() * n + b"\r\n", 400),
     "semicolons": (lambda n: b"DKIM-Signature: " + b";" * n + b"\r\n\r\n", 400_000),
     "base64": (lambda n: signature(more=b"A" * n) + b"From: a@b.example\r\n\r\n", 400_000),
-    "spaces": (lambda n: body(b" " * n + b"x\r\n"), 2_000_000),
-    "tabs and spaces": (lambda n: body(b" \t" * n + b"\r\n"), 1_000_000),
-    "spaces at line ends": (lambda n: body(b"x \r\n" * n), 500_000),
+    "spaces": (lambda n: body(b" " * n + b"x\r\n"), 500_000),
+    "tabs and spaces": (lambda n: body(b" \t" * n + b"\r\n"), 300_000),
+    "spaces at line ends": (lambda n: body(b"x \r\n" * n), 200_000),
     "empty lines": (lambda n: body(b"\r\n" * n + b"x"), 1_000_000),
     "empty lines at the end": (lambda n: body(b"x" + b"\r\n" * n), 1_000_000),
-    "carriage returns": (lambda n: body(b"\r" * n + b"\n"), 2_000_000),
-    "line feeds": (lambda n: body(b"\n" * n), 1_000_000),
-    "line feeds and empty lines": (lambda n: body(b"\n\r\n" * n), 500_000),
-    "one long line": (lambda n: body(b"x" * n), 8_000_000),
+    "carriage returns": (lambda n: body(b"\r" * n + b"\n"), 500_000),
+    "line feeds": (lambda n: body(b"\n" * n), 200_000),
+    "line feeds and empty lines": (lambda n: body(b"\n\r\n" * n), 60_000),
+    "one long line": (lambda n: body(b"x" * n), 1_000_000),
     "authors": (lambda n: b"From: " + b"a@b.example, " * n + b"\r\n\r\n", 2_000),
     "comments in From": (lambda n: b"From: " + b"(" * n + b")" * n + b" a@b.example\r\n\r\n", 15_000),
     "sets": (lambda n: arc_sets(25, b"y" * n) + b"From: a@b.example\r\n\r\n", 5_000),
@@ -117,7 +117,7 @@ def test_foreign_results_are_read_in_linear_time(piece: str) -> None:
     [b"A: b\r\n", b"Authentication-Results: x\r\n", b"Authentication-Results: (" + b"\r\n ", b"\r", b"authentication-"],
 )
 def test_a_trace_is_added_in_linear_time(line: bytes) -> None:
-    size = 1_000_000 // len(line)
+    size = 150_000 // len(line)
     assert _ratio(lambda raw: with_trace(raw, "x", None, HERE), line * size, line * 2 * size) < MAX_RATIO
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -135,27 +136,21 @@ def test_a_record_beyond_what_a_packet_holds_is_read(zones: ZoneServer) -> None:
 )
 def test_hostile_records_are_read_quickly(record: bytes) -> None:
     begun = time.process_time()
-    try:
+    with contextlib.suppress(SpfSyntaxError):
         read_record(record)
-    except SpfSyntaxError:
-        pass
     assert time.process_time() - begun < 0.3
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_record_or_a_syntax_error(data: bytes) -> None:
-    try:
+    with contextlib.suppress(SpfSyntaxError):
         read_record(b"v=spf1 " + data)
-    except SpfSyntaxError:
-        pass
 
 
 @given(st.text("%{}slodiphcrtvSLDR0123456789r.-+,/_= ab", max_size=40), st.text(max_size=20))
 def test_any_macro_expands_or_is_a_syntax_error(text: str, value: str) -> None:
-    try:
+    with contextlib.suppress(SpfSyntaxError):
         expand(text, lambda _: value)
-    except SpfSyntaxError:
-        pass
 
 
 @given(helo=st.text(max_size=60), mail_from=st.text(max_size=60), ip=st.text(max_size=20))

@@ -14,13 +14,9 @@ from inbound.authentication.body_hash import BodyHashes, BodyLimit, Canonical, c
 from inbound.authentication.header_fields import view_message
 from inbound.headers import MAX_FIELDS, MAX_ROOT_HEADER_BYTES, split_header
 
-LINES = st.lists(
-    st.sampled_from(
-        [b"From: a@b.example", b"A: b", b" folded", b"\tfolded", b"", b" ", b"no field", b"--x", b"From x", b">From x"]
-        + [b"A :b", b"\xe9: x", b"A", b":", b"A:\r", b"Subject: =?utf-8?q?x?="]
-    ),
-    max_size=12,
-)
+FIELD_LINES = [b"From: a@b.example", b"A: b", b" folded", b"\tfolded", b"A :b", b"\xe9: x", b"A:\r"]
+ODD_LINES = [b"", b" ", b"no field", b"--x", b"From x", b">From x", b"A", b":"]
+LINES = st.lists(st.sampled_from([*FIELD_LINES, *ODD_LINES]), max_size=12)
 
 
 @given(LINES, st.sampled_from([b"\r\n", b"\n"]), st.booleans())

@@ -66,6 +66,16 @@ def test_a_connection_closed_by_the_host_is_not_used(peer: Peer) -> None:
     assert len(peer.taken) == 3
 
 
+def test_a_reply_that_nobody_asked_for_is_not_taken_for_that_to_the_next_command(peer: Peer) -> None:
+    with edge_to(peer.port, pool=ConnectionPool()) as edge:
+        edge.send()
+        peer.say(b"250 surprise\r\n")
+        peer.script.answers["."] = "554 5.7.1 spam"
+        result = edge.send()
+    assert (result.outcome.verdict, result.reply) == (Verdict.PERMANENT, "554 5.7.1 spam")
+    assert peer.connections == 2
+
+
 def test_idle_connections_end(peer: Peer) -> None:
     time = Time()
     pool = ConnectionPool(PoolLimits(idle_s=20), time)

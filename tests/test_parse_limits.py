@@ -137,7 +137,7 @@ def test_reply_text_takes_linear_time(line: str) -> None:
 
 @pytest.mark.parametrize("unit", HTML_UNITS)
 def test_a_reply_in_html_takes_linear_time(unit: str) -> None:
-    size = 100_000
+    size = 50_000
     pages = [HTML + b"x" + unit.encode() * (times * size // len(unit)) for times in (1, 2)]
     assert _ratio(lambda raw: reply_plain_of(parse_message(raw)), *pages) < MAX_RATIO
 
@@ -192,6 +192,26 @@ def test_a_million_empty_parts_are_bounded_and_reported(header: bytes) -> None:
     assert DefectKind.TOO_MANY_PARTS in _kinds(message)
     assert len(message.attachments) <= MAX_PARTS
     assert len(message.attachments[-1].content) > len(raw) // 2
+
+
+def test_messages_in_winmail_in_messages_are_bounded_and_reported() -> None:
+    content = tnef.stream(tnef.file(b"x", bytes(5_000_000)))
+    for _ in range(8):
+        content = tnef.stream(tnef.file(b"x", b"", tnef.embedded(content)))
+    assert _kinds(_bounded(TNEF + content)) == {DefectKind.TNEF_LIMIT}
+
+
+@pytest.mark.parametrize(
+    "unit", [tnef.attribute(1, 0x8004, b""), tnef.attribute(2, 0x9002, b""), tnef.file(b"x", b"y")]
+)
+def test_a_million_attributes_are_bounded_and_reported(unit: bytes) -> None:
+    message = _bounded(TNEF + tnef.stream(unit * (10_000_000 // len(unit))))
+    assert _kinds(message) == {DefectKind.TNEF_LIMIT}
+
+
+def test_a_rich_text_bomb_is_bounded_and_reported() -> None:
+    message = _bounded(TNEF + _rich(tnef.rtf_bomb(100_000)))
+    assert _kinds(message) == {DefectKind.TNEF_LIMIT}
 
 
 def test_ten_thousand_levels_are_bounded_and_reported() -> None:

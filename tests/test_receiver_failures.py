@@ -19,10 +19,11 @@ from core.clock import system_clock
 from core.errors import StorageUnavailable
 from core.ids import new_time_ordered_id
 from core.routing import Route
+from core.services.acceptance import AcceptedMail
 from core.services.routing_book import StoredAddressBook
 from core.store.blobs import INLINE_LIMIT, open_blobs
 from core.store.db import Database
-from inbound.acceptor import Acceptor, Conversation
+from inbound.acceptor import Acceptor
 from inbound.book import CachedRoutes
 from inbound.replies import Reply
 from inbound.spool import SpooledMessage
@@ -219,20 +220,13 @@ def test_a_commit_that_hangs_is_not_waited_for_for_ever_and_what_was_put_off_mea
     tmp_path: Path,
 ) -> None:
     gateway = make_gateway(tmp_path)
-    rings: list[int] = []
-    acceptor = Acceptor(
-        gateway.database,
-        open_blobs(gateway.settings.blob_location),
-        lambda: rings.append(1),
-        system_clock,
-        commit_s=0.3,
-    )
+    acceptor = Acceptor(gateway.database, open_blobs(gateway.settings.blob_location), lambda _: None, commit_s=0.3)
     mailbox = new_mailbox(gateway)
     acceptor.start()
     with _locked(gateway.settings.data / "pillarbox.sqlite3"):
         for subject in (b"1", b"2", b"3"):
             with pytest.raises(StorageUnavailable):
-                asyncio.run(acceptor.accept(_conversation(gateway, mailbox), _spooled(subject)))
+                asyncio.run(acceptor.accept(_mail(gateway, mailbox, subject), _spooled(subject)))
     acceptor.stop()
 
     # The first was in the hands of the database already; its sender sends it twice, which is better than never.
@@ -305,6 +299,10 @@ def _spooled(raw: bytes) -> SpooledMessage:
     return SpooledMessage(raw, None, raw, len(raw), "0" * 32)
 
 
-def _conversation(gateway: Gateway, mailbox: str) -> Conversation:
+def _mail(gateway: Gateway, mailbox: str, raw: bytes) -> AcceptedMail:
     route = Route(gateway.account.account_id, mailbox.partition("@")[0], None, "http://x.example/")
-    return Conversation(new_time_ordered_id(), "a@example.com", ((mailbox, route),), "x", "127.0.0.1", None, None)
+    return AcceptedMail(
+        message_id=new_time_ordered_id(), mail_from="a@example.com", recipients=((mailbox, route),), helo="x",
+        remote_ip="127.0.0.1", tls_version=None, tls_cipher=None, size=len(raw), md5="0" * 32, subject=None,
+        header_from=None, header_message_id=None, received_ms=system_clock(), raw=raw, blob_key=None,
+    )  # fmt: skip

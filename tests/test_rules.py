@@ -434,6 +434,7 @@ AUTHENTICATION = InspectionNeeds(authentication=True)
         ([("reject", NEAR), ("reject", {"virus_found": True})], {"on_spam": "reject"}, InspectionNeeds()),
         ([("allow", NEAR)], {"on_virus": "reject"}, InspectionNeeds()),
         ([("quarantine", NEAR)], {"on_virus": "reject"}, InspectionNeeds()),
+        ([("quarantine", {"virus_found": True}), ("allow", NEAR)], {"on_spam": "reject"}, InspectionNeeds()),
         ([("allow", FAR)], {"on_virus": "reject"}, InspectionNeeds(virus=True)),
         ([("allow", UNKNOWN_YET)], {"on_virus": "reject"}, InspectionNeeds(authentication=True, virus=True)),
     ],

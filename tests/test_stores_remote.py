@@ -429,9 +429,11 @@ def test_a_store_that_refuses_one_of_many_is_not_asked_for_all(
 
     message = parse_message(MESSAGE)
     message = replace(message, attachments=message.attachments * 200)
-    with running_raw_server(refuse) as port, pytest.raises(StoreFailed, match="not let in"):
+    storing = make_storing(tmp_path, database, client)
+    with running_raw_server(refuse) as port:
         address = AddressSettings(attachment_store=s3_at(port))
-        make_storing(tmp_path, database, client).attachments(message, new_time_ordered_id(), address)
+        with pytest.raises(StoreFailed, match="not let in"):
+            storing.attachments(message, new_time_ordered_id(), address)
     assert len(seen) < 200
 
 

@@ -14,8 +14,9 @@ from flask_openapi3.openapi import OpenAPI
 from pydantic import BaseModel, Field
 
 from core.clock import SECOND_MS
-from core.config import Listen, Settings
+from core.config import Settings
 from core.presence import WORKER_SIGN
+from core.setting_values import Listen
 from core.store.db import Database
 from web.context import context
 from web.errors import Error

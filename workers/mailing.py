@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import structlog
+
 from core.clock import Clock
 from core.config import Settings
 from core.delivery import Outcome, Verdict
@@ -17,6 +19,8 @@ from outbound.mail import OutgoingMail
 from outbound.mailto import parse_mailto
 from outbound.mx import MxTransport, mx_transport_for
 from outbound.pool import ConnectionPool
+
+log = structlog.get_logger("worker")
 
 
 class Mailing:
@@ -57,14 +61,16 @@ class BounceAttempt:
         """Make the attempt; never raises."""
         started_ms = self._clock()
         try:
-            content = self._content(delivery)
+            mail = OutgoingMail("", delivery.envelope.recipients, self._content(delivery))
+            return FinishedAttempt(delivery, self._transport.deliver(mail)[0].outcome)
         except StorageUnavailable as error:
-            problem = f"{error} (not the host's fault)"
-            duration_ms = max(0, self._clock() - started_ms)
-            outcome = Outcome(Verdict.TEMPORARY, 0, started_ms, duration_ms, problem, is_our_fault=True)
-            return FinishedAttempt(delivery, outcome)
-        mail = OutgoingMail(mail_from="", recipients=delivery.envelope.recipients, content=content)
-        return FinishedAttempt(delivery, self._transport.deliver(mail)[0].outcome)
+            problem = str(error)
+        except Exception:
+            log.exception("bounce failed", delivery_id=delivery.delivery_id)
+            problem = "an error of ours; it is in the log"
+        duration_ms = max(0, self._clock() - started_ms)
+        outcome = Outcome(Verdict.TEMPORARY, 0, started_ms, duration_ms, problem, is_our_fault=True)
+        return FinishedAttempt(delivery, outcome)
 
     def _content(self, delivery: ClaimedDelivery) -> bytes:
         """Our own DSNs as they are; a bounce that came in from elsewhere with its trace, so that loops show."""

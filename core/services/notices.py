@@ -73,9 +73,10 @@ def _wants_callback(failure: Failure) -> bool:
     delivery, outcome = failure.delivery, failure.outcome
     if delivery.kind not in RECEIVED_KINDS or delivery.settings.error_callback is None:
         return False
-    if outcome.verdict is Verdict.HELD or outcome.is_our_fault:
+    if outcome.verdict is Verdict.HELD:
         return False
-    return failure.state is not DeliveryState.PENDING or delivery.progress.attempts_in_cycle == 1
+    is_first = delivery.progress.attempts_in_cycle == 1 and not outcome.is_our_fault
+    return failure.state is not DeliveryState.PENDING or is_first
 
 
 def _wants_bounce(failure: Failure) -> bool:

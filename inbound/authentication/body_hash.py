@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from inbound.authentication.header_fields import CRLF, has_bare_lf, single_spaced, with_crlf
 
@@ -47,10 +48,14 @@ class BodyHashes:
         found = self._of(self._exact, limit, is_mended=False)
         if found == expected:
             return True
-        if has_bare_lf(bytes(self._body)):
+        if self._has_bare_lf:
             mended = self._of(self._mended, limit, is_mended=True)
             found = expected if mended == expected else found
         return None if found is None else found == expected
+
+    @cached_property
+    def _has_bare_lf(self) -> bool:
+        return has_bare_lf(bytes(self._body))
 
     def _of(
         self, known: dict[Canonical, dict[int | None, bytes]], limit: BodyLimit, *, is_mended: bool
@@ -109,9 +114,6 @@ def _blocks(body: memoryview) -> Iterator[bytes]:
     pending: list[bytes] = []
     for start in range(0, len(body), BLOCK_BYTES):
         block = bytes(body[start : start + BLOCK_BYTES])
-        if pending and pending[-1].endswith(b"\r") and block.startswith(b"\n"):
-            block = b"\r" + block
-            pending[-1] = pending[-1][:-1]
         cut = block.rfind(CRLF) + len(CRLF)
         if cut < len(CRLF):
             pending.append(block)

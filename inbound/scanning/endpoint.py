@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from urllib.parse import SplitResult, urlsplit
 
-from core.config import UNIX_SOCKET_PATH_LIMIT, read_listen
+from core.config import UNIX_SOCKET_PATH_LIMIT
 from core.errors import ConfigurationError
+from core.setting_values import read_listen
 from inbound.scanning.connection import Connection, Deadline
 from inbound.scanning.failures import NoAnswer, NoTimeLeft, Unreachable
 

@@ -89,7 +89,8 @@ class Scanners:
             return None
         limit = scanner.max_message_bytes
         if limit is not None and len(raw) > limit:
-            return _unscored(f"not scored: {len(raw)} bytes, and the scanner is given at most {limit}")
+            description = f"not scored: {len(raw)} bytes, and the scanner is given at most {limit}"
+            return SpamVerdict(success=False, description=description, is_skipped=True)
         until = deadline or self.new_deadline()
         try:
             return self._spam_availability.run(until, lambda: scanner.score(raw, facts, until))
