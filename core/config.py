@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from core.addresses import normalise_domain
+from core.addresses import normalise_domain, parse_mailbox
 from core.errors import ConfigurationError
 from core.netguard import LOOPBACK, IPNetwork, TargetPolicy, parse_networks
 from core.setting_values import ZERO_KEY, Listen, read_listen, read_switch, read_value
@@ -168,7 +168,10 @@ class Settings:
         "Milliseconds before the greeting; a client that talks before it is refused. 0 greets at once.",
     )
     tarpit_ms: int = _limit(
-        "PILLARBOX_TARPIT_MS", 250, "Milliseconds by which each refusal of a session delays its next reply; 0 for none."
+        "PILLARBOX_TARPIT_MS",
+        250,
+        "Milliseconds by which each refusal of a session is held back longer than the one before, up to ten seconds; "
+        "0 for none.",
     )
     rate_per_ip: int = _limit(
         "PILLARBOX_RATE_PER_IP", 0, "Messages a minute from one address (or IPv6 /64), per receiver; 0 for no limit."
@@ -178,6 +181,12 @@ class Settings:
     )
     max_hops: int = _setting(
         "PILLARBOX_MAX_HOPS", 50, "Received headers of a message; one with more is taken for a loop and gets 554."
+    )
+    postmaster: str = _setting(
+        "PILLARBOX_POSTMASTER",
+        "",
+        "The mailbox of an address here that gets mail for `postmaster` at the receiving domain, which RFC 5321 asks "
+        "every domain to take. Default: it is refused.",
     )
     smart_host: str = _setting(
         "PILLARBOX_SMART_HOST",
@@ -323,6 +332,8 @@ def _check(settings: Settings) -> None:
         )
     if settings.mta_sts not in MTA_STS_MODES:
         raise ConfigurationError(f"PILLARBOX_MTA_STS: {settings.mta_sts!r} is none of `enforce`, `testing` or `none`")
+    if settings.postmaster and parse_mailbox(settings.postmaster) is None:
+        raise ConfigurationError(f"PILLARBOX_POSTMASTER: {settings.postmaster!r} is not a mailbox")
     if settings.smart_host:
         read_listen("PILLARBOX_SMART_HOST", settings.smart_host)
     # Reading these checks them.

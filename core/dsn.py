@@ -25,9 +25,6 @@ _END_OF_HEADERS = re.compile(rb"\r?\n\r?\n")
 _MESSAGE_ID = re.compile(
     rb"^Message-ID:[ \t]*(?:\r?\n[ \t]+)?(<[!-;=?-~]{1,500}>)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE
 )
-_AUTO_SUBMITTED = re.compile(rb"^Auto-Submitted:\s*([a-z-]*)", re.IGNORECASE | re.MULTILINE)
-_SUPPRESS = re.compile(rb"^X-Auto-Response-Suppress:[^\r\n]*\b(?:All|NDR)\b", re.IGNORECASE | re.MULTILINE)
-_REPORT = re.compile(rb"^Content-Type:\s*multipart/report\b", re.IGNORECASE | re.MULTILINE)
 _DAEMONS = frozenset({"mailer-daemon", "postmaster"})
 _XTEXT = re.compile(r"[^!-*,-<>-\[\]-~]")
 _BARE_LINE_END = re.compile(rb"\r\n|\r|\n")
@@ -72,7 +69,7 @@ def may_bounce(mail_from: str, verdicts: Verdicts | None, *, is_automatic: bool,
     """Whether a notification may be sent to this sender without hitting somebody who never wrote (backscatter).
 
     Only when SPF has passed for the domain of MAIL FROM, or a DKIM signature of that domain (or of one it is below)
-    has: without checks nobody is known. `is_automatic` is what `is_automatic_mail` says of the message, `is_ours`
+    has: without checks nobody is known. `is_automatic` is what `inbound.trace.is_automatic` says of the message, `is_ours`
     whether the sender is an address that we receive for.
     """
     sender = parse_mailbox(mail_from) if mail_from else None
@@ -81,15 +78,6 @@ def may_bounce(mail_from: str, verdicts: Verdicts | None, *, is_automatic: bool,
     if sender.untagged_local in _DAEMONS:
         return False
     return _spf_passed(verdicts, sender.domain) or _dkim_passed(verdicts, sender.domain)
-
-
-def is_automatic_mail(message: bytes) -> bool:
-    """Whether a message says that it was not written by a person, or wants no notification (RFC 3834 section 2)."""
-    headers = _header_section(message)
-    submitted = _AUTO_SUBMITTED.search(headers)
-    if submitted is not None and submitted[1].lower() != b"no":
-        return True
-    return bool(_SUPPRESS.search(headers) or _REPORT.search(headers))
 
 
 def compose_dsn(report: DsnReport) -> bytes:

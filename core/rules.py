@@ -120,7 +120,7 @@ _FOLLOWS = {
 }
 _SEVERITY = {JudgedAction.ACCEPT: 0, JudgedAction.QUARANTINE: 1, JudgedAction.REJECT: 2}
 _BAD_SIGNATURES = (AuthResult.FAIL, AuthResult.PERMERROR, AuthResult.POLICY, AuthResult.NEUTRAL)
-"""Not `temperror`: a DNS that does not answer says nothing about the sender."""
+"""Not `temperror`: a DNS that does not answer says nothing about the sender, and that signature may be good."""
 _OPEN_DMARC = (None, DmarcPolicy.NONE)
 SPF_SOFTFAIL = "spf_softfail"
 
@@ -285,7 +285,7 @@ def _authentication_failures(verdicts: Verdicts, settings: AddressSettings) -> l
         add(Cause.SPF, settings.on_spf_fail, f"SPF fails for {spf.domain}")
     if spf is not None and spf.result is AuthResult.SOFTFAIL:
         found.append(_Failure(Cause.SPF, SPF_SOFTFAIL, JudgedAction.ACCEPT, f"SPF softly fails for {spf.domain}"))
-    if dkim is not None and dkim.signatures and dkim.result in _BAD_SIGNATURES:
+    if dkim is not None and dkim.signatures and all(one.result in _BAD_SIGNATURES for one in dkim.signatures):
         add(Cause.DKIM, settings.on_dkim_fail, "no DKIM signature passes")
     return found
 

@@ -25,6 +25,9 @@ from inbound.returns import Returns
 from inbound.spool import MessageSpool, SpooledMessage
 from inbound.trace import find_loop
 
+POSTMASTER = "postmaster"
+"""The one mailbox that every domain should have (RFC 5321 section 4.5.1)."""
+
 log = structlog.get_logger("receiver")
 
 
@@ -43,6 +46,7 @@ class InboundHandler:
         clock: Clock,
     ) -> None:
         self._settings = settings
+        self._postmaster = parse_mailbox(settings.postmaster)
         self._routes = routes
         self._returns = returns
         self._recipient_gate, self._message_gate = gates
@@ -74,6 +78,8 @@ class InboundHandler:
         mailbox = parse_mailbox(address)
         if mailbox is None:
             return Reply.BAD_MAILBOX
+        if mailbox.domain == self._settings.domain and mailbox.local.lower() == POSTMASTER:
+            mailbox = self._postmaster or mailbox
         try:
             facts = client_facts(session, envelope)
             returned = await self._returns.find(mailbox, facts.mail_from)

@@ -15,10 +15,11 @@ from functools import lru_cache
 from core.clock import to_datetime
 from core.config import Settings
 from core.envelope import NO_VERDICTS, Envelope
-from core.rule_conditions import Phase
-from core.rules import Cause, JudgedAction, Judgement, RuleAction, rejects_need
+from core.rule_facts import Facts
+from core.rules import Cause, JudgedAction, Judgement, may_still_reject
 from core.services.acceptance import AcceptedMail, DeliveryKey, DeliveryPlan, NewDelivery, plan_deliveries
 from inbound.attempt import COPIES, MEMORY_BUDGET, MemoryBudget
+from inbound.clients import is_within
 from inbound.inspection import Case, Inspector, Reader, judge_case
 from inbound.parse import parse_message
 from inbound.recipient_gate import size_limit
@@ -73,6 +74,7 @@ class MessageGate:
 
     def __init__(self, settings: Settings, inspector: Inspector) -> None:
         self._server_limit = settings.max_message_size
+        self._trusted = settings.trusted_forwarder_networks
         self._inspector = inspector
         self._pool = ThreadPoolExecutor(settings.inspection_threads, thread_name_prefix="inspection")
         self._budget = MemoryBudget(MEMORY_BUDGET)
@@ -99,12 +101,17 @@ class MessageGate:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _must_judge(self, delivery: NewDelivery) -> bool:
-        """Whether a refusal depends on what only the content tells, so that it could not be given at RCPT."""
-        route = delivery.route
-        may_reject = any(
-            rule.action is RuleAction.REJECT and rule.conditions.phase is Phase.CONTENT for rule in route.rules
+        """Whether it may yet be refused, by something that could not be told at RCPT."""
+        mail, route = delivery.mail, delivery.route
+        is_hidden = is_within(mail.remote_ip, self._trusted)
+        facts = Facts(
+            remote_ip=None if is_hidden else mail.remote_ip,
+            helo=None if is_hidden else mail.helo,
+            mail_from=mail.mail_from,
+            recipients=tuple(delivery.recipients),
+            size=mail.size,
         )
-        return may_reject or bool(rejects_need(route.settings, route.rules))
+        return may_still_reject(route.settings, route.rules, facts)
 
     def _judge(
         self, mail: AcceptedMail, deliveries: list[NewDelivery], message: SpooledMessage

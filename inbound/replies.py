@@ -115,11 +115,6 @@ def rejected_by_target(text: str | None = None) -> str:
     return "554 5.7.1 " + (one_line(text) or "The recipient's application refuses the message")
 
 
-def deferred(text: str | None = None) -> str:
-    """The reply to a message that the customer's application cannot take now."""
-    return Reply.TARGET_DELAYED if not (line := one_line(text)) else f"450 4.3.0 {line}"
-
-
 def blocked(text: str | None = None) -> str:
     """The reply to what a rule of the recipient forbids."""
     return "550 5.7.1 " + (one_line(text) or "The recipient does not take this mail")

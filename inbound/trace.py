@@ -66,6 +66,8 @@ def _says_automatic(name: str, value: str) -> bool:
         return token in _BULK
     if name == "x-auto-response-suppress":
         return token not in ("none", "")
+    if name == "content-type":
+        return value.startswith("multipart/report")
     return name.startswith("list-") and value != ""
 
 

@@ -44,7 +44,7 @@ class Forward:
     envelope: Envelope
     """How it came in."""
     target: Mailbox
-    """From `outbound.mailto.parse_mailto`."""
+    """From `core.mailto.parse_mailto`."""
     mark: str
     """Names who forwards: the mailbox of the address. A message that bears it already has been here before."""
     content: bytes

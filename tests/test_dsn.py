@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 import pytest
 
 from core.clock import to_datetime
-from core.dsn import MAX_RETURNED_BYTES, DsnReport, FailedRecipient, compose_dsn, is_automatic_mail, may_bounce
+from core.dsn import MAX_RETURNED_BYTES, DsnReport, FailedRecipient, compose_dsn, may_bounce
 from core.verdicts import AuthResult, DkimSignature, DkimVerdict, SpfVerdict, Verdicts
 
 NOW_MS = 1_790_000_000_123
@@ -206,23 +206,5 @@ def test_neither_machines_nor_ourselves_are_told() -> None:
     assert not may_bounce("sender@example.com", spf(), is_automatic=False, is_ours=True)
 
 
-@pytest.mark.parametrize(
-    ("headers", "is_automatic"),
-    [
-        (b"Subject: Hello\r\n", False),
-        (b"Auto-Submitted: no\r\n", False),
-        (b"auto-submitted:  Auto-Replied (vacation)\r\n", True),
-        (b"Auto-Submitted:\r\n auto-generated\r\n", True),
-        (b"X-Auto-Response-Suppress: DR, NDR, RN\r\n", True),
-        (b"X-Auto-Response-Suppress: All\r\n", True),
-        (b"X-Auto-Response-Suppress: OOF\r\n", False),
-        (b"Content-Type: multipart/report; report-type=delivery-status\r\n", True),
-        (b"Subject: x\r\n\r\nAuto-Submitted: auto-replied\r\n", False),
-    ],
-)
-def test_what_machines_write(headers: bytes, is_automatic: bool) -> None:
-    assert is_automatic_mail(headers + b"\r\nHello\r\n") == is_automatic
-
-
 def test_our_own_notification_is_recognised_as_automatic() -> None:
-    assert is_automatic_mail(compose_dsn(REPORT))
+    assert is_automatic(compose_dsn(REPORT))

@@ -19,7 +19,7 @@ from core.srs import SrsRewriter, bounce_destination
 from core.verdicts import AuthResult, DmarcVerdict, SpfVerdict, Verdicts
 from outbound.forward_mail import Forward, MailForwarder, bears_mark
 from outbound.mail import OutgoingMail, RecipientResult
-from outbound.mailto import is_mailto, parse_mailto
+from core.mailto import is_mailto, parse_mailto
 from outbound.policy import SMTP_POLICY
 from tests.mx_support import DOMAIN, OUR_NAME, RECIPIENT, Edge, edge_to
 from tests.postfix_server import Postfix, running_postfix

@@ -160,9 +160,8 @@ def test_a_pgp_encrypted_mail_keeps_both_parts(keyring: Path) -> None:
     encrypted = run("gpg", "--homedir", keyring, *options, stdin=SIGNED_TEXT)
     raw = (
         b'Content-Type: multipart/encrypted; boundary=b; protocol="application/pgp-encrypted"\r\n\r\n--b\r\n'
-        b"Content-Type: application/pgp-encrypted\r\n\r\nVersion: 1\r\n--b\r\nContent-Type: application/octet-stream\r\n\r\n"
-        + encrypted.replace(b"\n", b"\r\n")
-        + b"\r\n--b--\r\n"
+        b"Content-Type: application/pgp-encrypted\r\n\r\nVersion: 1\r\n--b\r\n"
+        b"Content-Type: application/octet-stream\r\n\r\n" + encrypted.replace(b"\n", b"\r\n") + b"\r\n--b--\r\n"
     )
     message = parse_message(raw)
     assert [a.content_type for a in message.attachments] == ["application/pgp-encrypted", "application/octet-stream"]

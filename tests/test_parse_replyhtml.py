@@ -15,6 +15,8 @@ REPLIES = {
     "<div>old</div></blockquote></div>",
     "gmail in a language nobody listed": '<div>Thanks!</div><div class="gmail_quote gmail_quote_container"><div '
     f'class="gmail_attr">Qo 6 vIq {ANN} ghItlhta&#39;:</div><blockquote class="gmail_quote">old</blockquote></div>',
+    "an attribution marked, in a language nobody listed, without a colon": '<div>Thanks!</div><div class="gmail_attr">'
+    "Qo ghItlhta'</div><blockquote>old</blockquote>",
     "old gmail, attribution unmarked": f'Thanks!<div class="gmail_extra"><br><div class="gmail_quote">Qo {ANN}:<br>'
     '<blockquote class="gmail_quote">old</blockquote></div><br></div>',
     "apple mail": '<html><body>Thanks!<br><div><br><blockquote type="cite"><div>On 6 May 2024, at 10:11, Ann '

@@ -13,7 +13,6 @@ from inbound.replies import (
     Reply,
     accepted,
     blocked,
-    deferred,
     loop_detected,
     oversize,
     recipient_refused,
@@ -26,7 +25,7 @@ from inbound.trace import FORWARDED_HEADER
 from inbound.wire import TARPIT_LIMIT_S
 from tests.programs import need_program
 
-WITH_TEXT = (oversize, rejected_by_target, deferred, blocked, refused_by_callback)
+WITH_TEXT = (oversize, rejected_by_target, blocked, refused_by_callback)
 PAGE = (Path(__file__).parents[1] / "docs" / "receiving.md").read_text()
 
 

@@ -15,7 +15,6 @@ from inbound.replies import (
     MAX_TEXT,
     Reply,
     blocked,
-    deferred,
     loop_detected,
     on_the_wire,
     oversize,
@@ -27,7 +26,6 @@ from tests.memory_transport import EHLO, ENVELOPE, MAIL, Receiver, run
 WITH_TEXT: dict[Callable[[str], str], str] = {
     oversize: "552 5.3.4 ",
     rejected_by_target: "554 5.7.1 ",
-    deferred: "450 4.3.0 ",
     blocked: "550 5.7.1 ",
     refused_by_callback: "550 5.7.1 ",
     loop_detected: "554 5.4.6 The message is in a loop: ",
@@ -44,7 +42,7 @@ def test_the_words_of_others_are_one_line(reply: Callable[[str], str], code: str
     assert long.endswith("word...") or long.endswith("...")
 
 
-@pytest.mark.parametrize("reply", [oversize, rejected_by_target, deferred, blocked, refused_by_callback])
+@pytest.mark.parametrize("reply", [oversize, rejected_by_target, blocked, refused_by_callback])
 @pytest.mark.parametrize("text", [None, "", " \r\n\t", "\x00\x01"])
 def test_without_words_there_are_ours(reply: Callable[[str | None], str], text: str | None) -> None:
     assert re.fullmatch(r"[45]\d\d [45]\.\d\.\d \S.{10,}", reply(text))

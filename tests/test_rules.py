@@ -67,6 +67,10 @@ VERDICTS = Verdicts(
 FULL = replace(RCPT, size=5_000, content=CONTENT, verdicts=VERDICTS)
 
 
+def signature(result: AuthResult) -> DkimSignature:
+    return DkimSignature(result, "x.example", "s")
+
+
 def rule(action: str, rule_id: str = "a" * 16, note: str | None = None, **conditions: Any) -> Rule:
     return Rule(rule_id, None, 1, RuleAction(action), check_conditions(conditions), note)
 
@@ -213,7 +217,7 @@ def failing(**changes: Any) -> Facts:
 
 
 SPF_FAIL = failing(spf=SpfVerdict(AuthResult.FAIL, "x.example"))
-DKIM_FAIL = failing(dkim=DkimVerdict((DkimSignature(AuthResult.FAIL, "x.example", "s"),)))
+DKIM_FAIL = failing(dkim=DkimVerdict((signature(AuthResult.FAIL), signature(AuthResult.NEUTRAL))))
 DMARC_FAIL = failing(dmarc=DmarcVerdict(AuthResult.FAIL, "x.example", DmarcPolicy.QUARANTINE))
 SPAM = failing(spam=SpamVerdict(True, 7.25, is_spam=True))
 VIRUS = failing(scans=(scan(ScanStatus.OK), scan(ScanStatus.FOUND, "Eicar-Test")))
@@ -267,6 +271,9 @@ def test_a_rule_decides_before_the_checks_do(facts: Facts, field: str, cause: Ca
         Verdicts(spf=SpfVerdict(AuthResult.TEMPERROR, "x"), dmarc=DmarcVerdict(AuthResult.TEMPERROR, "x")),
         Verdicts(spf=SpfVerdict(AuthResult.NONE, "x"), dkim=DkimVerdict()),
         Verdicts(dkim=VERDICTS.dkim),
+        Verdicts(dkim=DkimVerdict((signature(AuthResult.TEMPERROR),))),
+        Verdicts(dkim=DkimVerdict((signature(AuthResult.FAIL), signature(AuthResult.TEMPERROR)))),
+        Verdicts(spam=SpamVerdict(False, is_skipped=True)),
         Verdicts(dmarc=DmarcVerdict(AuthResult.FAIL, "x", DmarcPolicy.NONE)),
         Verdicts(dmarc=DmarcVerdict(AuthResult.FAIL, "x", None)),
         Verdicts(spam=SpamVerdict(True, 99.0, is_spam=False)),

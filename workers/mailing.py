@@ -16,7 +16,7 @@ from core.store.blobs import BlobStore
 from core.store.db import Database
 from outbound.forward_mail import Forward, MailForwarder, received_lines
 from outbound.mail import OutgoingMail
-from outbound.mailto import parse_mailto
+from core.mailto import parse_mailto
 from outbound.mx import MxTransport, mx_transport_for
 from outbound.pool import ConnectionPool
 

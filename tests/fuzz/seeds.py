@@ -18,7 +18,8 @@ RTF = (
 WORDS = {
     "message": "Content-Type: |multipart/mixed|; boundary=|--b|--b--|\r\n|\r\n\r\n|=?utf-8?q?|?=|base64"
     "|quoted-printable|Content-Transfer-Encoding: |Content-Disposition: |filename*0*=|charset=|utf-7"
-    "|iso-2022-jp|message/rfc822|application/ms-tnef|begin 644 x\n|\nend\n|text/html|text/calendar; method=|Content-ID: |cid:",
+    "|iso-2022-jp|message/rfc822"
+    "|application/ms-tnef|begin 644 x\n|\nend\n|text/html|text/calendar; method=|Content-ID: |cid:",
     "winmail": "\x02\x90\x06|\x03\x90\x06|\x05\x90\x06|\x0f\x80\x06|\x07\x03\x02|\x1e\x10|\x1f\x10|\x09\x10|LZFu",
     "html": "<blockquote|<div class=|gmail_quote|gmail_attr|type=cite|divRplyFwdMsg|</div>|<p>|<br>|<!--|-->|<script>"
     "|</script>|&amp;|&#|<pre>|yahoo_quoted|border-top:solid #E1E1E1 1.0pt",

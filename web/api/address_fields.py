@@ -65,7 +65,9 @@ BounceRejected = Annotated[
     ),
 ]
 OnSpfFail = Annotated[FailAction, Field(description="When SPF says `fail`; `softfail` only flags.")]
-OnDkimFail = Annotated[FailAction, Field(description="When there are DKIM signatures and none passes.")]
+OnDkimFail = Annotated[
+    FailAction, Field(description="When there are DKIM signatures and none passes, or may pass once the DNS answers.")
+]
 OnDmarcFail = Annotated[
     FailAction,
     Field(description="When DMARC fails for a domain whose own policy is `quarantine` or `reject`."),

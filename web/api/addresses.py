@@ -16,7 +16,7 @@ from core.services import addresses as service
 from core.services.addresses import MAX_NICKNAME_LENGTH, AddressDraft, AddressRecord
 from core.store_settings import StoreSettings
 from inbound.store_client import probe_store
-from outbound.mailto import is_mailto, parse_mailto
+from core.mailto import is_mailto, parse_mailto
 from web.api.address_fields import SettingsAnswer, SettingsBody, show_settings
 from web.api.blueprint import INVALID, INVALID_BODY, make_blueprint
 from web.api.fields import AccountPath, AddressId, Text, Timestamp, drop_null_defaults
