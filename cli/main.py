@@ -94,6 +94,27 @@ def migrate(settings: Settings) -> None:
 
 
 @cli.command()
+@click.option("--rewrite", is_flag=True, help="Then write the SQLite file anew, without its free pages; stop all else.")
+@click.pass_obj
+def purge(settings: Settings, rewrite: bool) -> None:
+    """Remove now what has outlived its age, and what is left over; the scheduler does so every few minutes."""
+    from core.clock import system_clock
+    from core.store.db import Database
+    from core.store.reclaim import rewrite as rewrite_file
+    from workers.housekeeping import Household
+
+    database = Database(settings.database_location)
+    done = Household(settings, database, system_clock).tidy_all()
+    if rewrite:
+        rewrite_file(database)
+    database.close()
+    for name, count in done.items():
+        click.echo(f"{name:20}{count}")
+    if not done:
+        click.echo("There was nothing to remove.")
+
+
+@cli.command()
 @click.option("--markdown", is_flag=True, help="Print the reference page docs/settings.md.")
 @click.pass_obj
 def config(settings: Settings, markdown: bool) -> None:

@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import math
 import re
-from urllib.parse import unquote
 
 from core.address_settings import MAX_INLINE_DEADLINE_S, AddressSettings, DeliveryMode
-from core.addresses import parse_mailbox
 from core.clock import DAY_MS, SECOND_MS
 from core.errors import InvalidField
-from core.netguard import MAILTO, check_url
+from core.mailto import parse_mailto
+from core.netguard import check_url, is_mailbox
 
 MAX_DUPLICATE_WINDOW_S = 30 * DAY_MS // SECOND_MS
 MAX_SPAM_THRESHOLD = 1_000.0
 MAX_ATTACHMENT_THRESHOLD = 1 << 40
 MAX_OVERSIZE_TEXT_LENGTH = 200
 _REPLY_TEXT = re.compile(r"[\x20-\x7e]+")  # RFC 5321 section 4.2, textstring
-_MAILTO_PREFIX = f"{MAILTO}:"
-
-
-def is_mailbox_target(target: str) -> bool:
-    """Whether mail goes on as mail, to `mailto:user@example.com`."""
-    return target[: len(_MAILTO_PREFIX)].lower() == _MAILTO_PREFIX
 
 
 def check_target(field: str, target: str) -> str:
     """Check the form of a target, a URL or a mailbox, and give it back. Raises `InvalidField`."""
-    if not is_mailbox_target(target):
+    if not is_mailbox(target):
         return check_url(field, target)
-    if parse_mailbox(unquote(target[len(_MAILTO_PREFIX) :])) is None:
-        raise InvalidField(field, "must name one mailbox, like mailto:user@example.com")
+    parse_mailto(field, target)
     return target
 
 
@@ -39,7 +31,7 @@ def check_settings(settings: AddressSettings, target: str, max_message_size: int
 
     `max_message_size` is the server's. The stores are checked by `core.store_checks`, which knows their kinds.
     """
-    if settings.mode is DeliveryMode.INLINE and is_mailbox_target(target):
+    if settings.mode is DeliveryMode.INLINE and is_mailbox(target):
         raise InvalidField(
             "mode", "inline needs a target that answers at once, http:// or https://; use queued for a mailbox"
         )

@@ -7,22 +7,17 @@ from urllib.parse import unquote
 
 from core.addresses import Mailbox, parse_mailbox
 from core.errors import InvalidField
-from core.netguard import MAILTO
+from core.netguard import MAILTO, is_mailbox
 
 MAX_ADDRESS_OCTETS = 254
 """RFC 5321 section 4.5.3.1.3: 256 with the brackets."""
 _PREFIX = f"{MAILTO}:"
 
 
-def is_mailto(url: str) -> bool:
-    """Whether a target is a mailbox."""
-    return url[: len(_PREFIX)].lower() == _PREFIX
-
-
 @lru_cache(maxsize=4096)
 def parse_mailto(field: str, url: str) -> Mailbox:
     """The mailbox of a `mailto:` target. Raises `InvalidField`."""
-    if not is_mailto(url):
+    if not is_mailbox(url):
         raise InvalidField(field, "must begin with mailto:, like mailto:user@example.com")
     address = url[len(_PREFIX) :]
     if "?" in address or "#" in address or address.startswith("//"):

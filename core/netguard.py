@@ -100,7 +100,7 @@ def target_host(url: str) -> str:
 
 def is_mailbox(target: str) -> bool:
     """Whether a target is a mailbox that mail is forwarded to, not a URL it is POSTed to."""
-    return target.startswith(f"{MAILTO}:")
+    return target[: len(MAILTO) + 1].lower() == f"{MAILTO}:"
 
 
 def _contains(network: IPNetwork, address: IPAddress) -> bool:

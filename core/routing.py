@@ -32,6 +32,7 @@ class AddressEntry:
     target: str
     settings: AddressSettings = DEFAULT_ADDRESS_SETTINGS
     secret: str = ""
+    previous_secret: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Route:
     settings: AddressSettings = DEFAULT_ADDRESS_SETTINGS
     secret: str = ""
     """With which POSTs for this address are signed."""
+    previous_secret: str | None = None
+    """Signs as well, while a rotation lasts."""
     rules: tuple[Rule, ...] = ()
     """Those of the account and of the address, in their order."""
     returns_to: str | None = None
@@ -142,6 +145,7 @@ def _route(entry: AddressEntry, book: AddressBook) -> Route:
         target=entry.target,
         settings=entry.settings,
         secret=entry.secret,
+        previous_secret=entry.previous_secret,
         rules=book.find_rules(entry.account_id, entry.address_id),
     )
 

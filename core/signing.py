@@ -23,12 +23,22 @@ def decode_secret(secret: str) -> bytes:
         raise InvalidField("secret", "must be `whsec_` followed by base64") from error
 
 
-def signature_headers(secret: str, delivery_id: str, timestamp_s: int, body: bytes) -> dict[str, str]:
-    """The three headers a receiver verifies: id (stable over retries and replays), time, signature."""
+def signature_headers(
+    secret: str, delivery_id: str, timestamp_s: int, body: bytes, previous_secret: str | None = None
+) -> dict[str, str]:
+    """The three headers a receiver verifies: id (stable over retries and replays), time, signature.
+
+    While a secret is being replaced there are two signatures: receivers that know either are content.
+    """
     signed = b".".join((delivery_id.encode(), str(timestamp_s).encode(), body))
-    digest = hmac.new(decode_secret(secret), signed, hashlib.sha256).digest()
+    signatures = [_signature(known, signed) for known in (secret, previous_secret) if known is not None]
     return {
         "webhook-id": delivery_id,
         "webhook-timestamp": str(timestamp_s),
-        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+        "webhook-signature": " ".join(signatures),
     }
+
+
+def _signature(secret: str, signed: bytes) -> str:
+    digest = hmac.new(decode_secret(secret), signed, hashlib.sha256).digest()
+    return f"v1,{base64.b64encode(digest).decode()}"

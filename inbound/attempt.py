@@ -160,6 +160,7 @@ class InboundAttempt:
                 attempt_number=delivery.attempt_number,
                 target=delivery.target,
                 secret=delivery.secret,
+                previous_secret=delivery.previous_secret,
                 content_type=payload.content_type,
                 body=payload.body,
                 timeout_s=timeout_s,

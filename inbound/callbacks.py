@@ -16,6 +16,7 @@ from core.address_settings import AuthorizationCallback, CallbackFormat
 from core.clock import Clock
 from core.delivery import Outcome
 from core.ids import new_time_ordered_id
+from core.routing import Route
 from core.services.claims import ClaimedDelivery
 from core.services.notices import ErrorReport, read_report
 from core.services.recording import FinishedAttempt
@@ -48,7 +49,7 @@ class AuthorizationClient:
         self._forwarder = forwarder
         self._deadline_s = deadline_s
 
-    def ask(self, callback: AuthorizationCallback, secret: str, question: AuthorizationQuestion) -> Outcome:
+    def ask(self, callback: AuthorizationCallback, route: Route, question: AuthorizationQuestion) -> Outcome:
         """The server's answer: ACCEPTED, PERMANENT with its text, or TEMPORARY for everything that is no answer."""
         content_type, body = _RENDERERS[callback.format](_fields(question))
         return self._forwarder.send(
@@ -56,7 +57,8 @@ class AuthorizationClient:
                 delivery_id=new_time_ordered_id(),
                 attempt_number=1,
                 target=callback.url,
-                secret=secret,
+                secret=route.secret,
+                previous_secret=route.previous_secret,
                 content_type=content_type,
                 body=body,
                 timeout_s=self._deadline_s,
@@ -81,6 +83,7 @@ class ErrorCallbackAttempt:
                 attempt_number=delivery.attempt_number,
                 target=report.url,
                 secret=delivery.secret,
+                previous_secret=delivery.previous_secret,
                 content_type=content_type,
                 body=body,
             )

@@ -40,6 +40,8 @@ class Post:
     secret: str
     content_type: str
     body: bytes
+    previous_secret: str | None = None
+    """Signs as well, while a rotation lasts."""
     timeout_s: float | None = None
     """For the whole attempt; None for the forwarder's own."""
 
@@ -122,7 +124,9 @@ class Forwarder:
             "Accept": "*/*",
             "Accept-Encoding": "identity",
             ATTEMPT_HEADER: str(post.attempt_number),
-            **signature_headers(post.secret, post.delivery_id, self._clock() // SECOND_MS, post.body),
+            **signature_headers(
+                post.secret, post.delivery_id, self._clock() // SECOND_MS, post.body, post.previous_secret
+            ),
         }
         if place.authorization is not None:
             headers["Authorization"] = place.authorization

@@ -25,6 +25,7 @@ SUMMARY_BYTES = 64 * 1024
 _FIELD = re.compile(r"([!-9;-~\udc80-\udcff]++)[ \t]*+:[ \t]*+([^\n]*+(?:\n[ \t][^\n]*+)*+)(?:\n|\Z)")
 _FIELD_START = re.compile(r"[!-9;-~]++[ \t]*+:")
 _BLANK_LINE = re.compile(rb"\n\r?\n")
+_MBOX_LINE = re.compile(r">?From (?![ \t]*:)")
 _FOLD = re.compile(r"\r?\n[ \t]*")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _ESCAPED_RUN = re.compile(r"[\udc80-\udcff][\x00-\x7f\udc80-\udcff]*+")
@@ -132,7 +133,9 @@ def _split_fields(text: str) -> tuple[list[tuple[str, str]], int, bool]:
 
 
 def _skip_mbox_line(text: str) -> int:
-    return text.find("\n") + 1 if text.startswith(("From ", ">From ")) else 0
+    """Where the fields begin behind the line that mbox files put first. `From : a@b` is a field, by RFC 5322's obsolete
+    syntax, and must not be hidden by taking it for such a line."""
+    return text.find("\n") + 1 if _MBOX_LINE.match(text) else 0
 
 
 def readable(lowered_name: str, value: str, hint: str | None = None) -> str:

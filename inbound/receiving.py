@@ -75,7 +75,7 @@ def open_receiving(
         RecipientGate(settings, AuthorizationClient(forwarder), inspector.authenticator),
         MessageGate(settings, inspector),
     )
-    routes = CachedRoutes(StoredAddressBook(database), settings.domain, clock)
+    routes = CachedRoutes(StoredAddressBook(database, clock), settings.domain, clock)
     returns = Returns(database, settings.domain, clock, ThreadPoolExecutor(1, thread_name_prefix="returns"))
     handler = InboundHandler(settings, routes, returns, gates, acceptor, inline, spool_folder, clock)
     return Receiving(handler, acceptor, inline, *gates)

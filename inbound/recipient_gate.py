@@ -82,7 +82,7 @@ class RecipientGate:
                 helo_domain=client.helo,
                 spf=self._spf(client, envelope),
             )
-            outcome = self._authorization.ask(callback, route.secret, question)
+            outcome = self._authorization.ask(callback, route, question)
             return outcome.verdict, outcome.refusal_text
 
         verdict, text = await asyncio.get_running_loop().run_in_executor(self._pool, ask)

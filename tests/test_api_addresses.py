@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from core.clock import HOUR_MS
 from core.formats import TargetFormat
 from core.services.accounts import NewAccount, create_account
 from core.store.db import Database
@@ -16,6 +17,30 @@ from tests.conftest import NOW_MS
 @pytest.fixture
 def api(database: Database, account: NewAccount, tmp_path: Path) -> Api:
     return Api(database, account, api_settings(tmp_path))
+
+
+def test_a_rotated_secret_signs_beside_the_old_one_until_the_overlap_is_over(api: Api) -> None:
+    made = api.post("/addresses", {"target": TARGET, "target_format": "json+n"}).json
+    path = f"/addresses/{made['id']}"
+    assert made["previous_signing_secret"] is None
+    rotated = api.post(f"{path}/rotate_secret", {"overlap_hours": 2}).json
+    assert rotated["previous_signing_secret"] == made["signing_secret"] != rotated["signing_secret"]
+    assert rotated["previous_signing_secret_expires_at"] == "2026-09-21T16:13:20.000Z"
+    assert api.get(path).json == rotated
+    api.now_ms += 2 * HOUR_MS
+    over = api.get(path).json
+    assert (over["previous_signing_secret"], over["previous_signing_secret_expires_at"]) == (None, None)
+    assert over["signing_secret"] == rotated["signing_secret"]
+    at_once = api.post(f"{path}/rotate_secret", {"overlap_hours": 0}).json
+    assert at_once["previous_signing_secret"] is None
+
+
+@pytest.mark.parametrize("hours", [-1, 721, "1", 1.5, None])
+def test_an_overlap_that_cannot_be_is_named(api: Api, hours: object) -> None:
+    made = api.post("/addresses", {"target": TARGET, "target_format": "json+n"}).json
+    answer = api.post(f"/addresses/{made['id']}/rotate_secret", {"overlap_hours": hours})
+    assert answer.status_code == 422
+    assert answer.json["error"].startswith("overlap_hours")
 
 
 def test_created_address_has_the_vendors_fields_and_ours(api: Api) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from core.store.models import Address
 from tests.gateway import Gateway, running_gateway
@@ -51,6 +51,23 @@ def test_a_mail_is_posted_to_its_target_and_signed(gateway: Gateway, target: Htt
         secret = Address.get().secret
     assert Webhook(secret).verify(request.body, request.headers)
     gateway.wait_for_states("delivered")
+
+
+def test_while_a_secret_is_rotated_posts_are_signed_by_both(gateway: Gateway, target: HttpTarget) -> None:
+    mailbox = gateway.add_address(target.url("/ok"))
+    gateway.start("web")
+    path = f"/addresses/{mailbox.partition('@')[0]}"
+    old = gateway.api("GET", path)["signing_secret"]
+    new = gateway.api("POST", f"{path}/rotate_secret", overlap_hours=1)["signing_secret"]
+    gateway.send(mailbox, MESSAGE)
+    (request,) = target.wait_for(1)
+    for secret in (old, new):
+        assert Webhook(secret).verify(request.body, request.headers)
+    gateway.api("POST", f"{path}/rotate_secret", overlap_hours=0)
+    gateway.send(mailbox, MESSAGE)
+    (_, request) = target.wait_for(2)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(new).verify(request.body, request.headers)
 
 
 def test_recipients_of_one_address_share_a_delivery_and_others_get_their_own(

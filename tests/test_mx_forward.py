@@ -15,11 +15,12 @@ from core.delivery import Verdict
 from core.dsn import DsnReport, FailedRecipient, compose_dsn
 from core.envelope import Envelope
 from core.errors import InvalidField
+from core.mailto import parse_mailto
+from core.netguard import is_mailbox
 from core.srs import SrsRewriter, bounce_destination
 from core.verdicts import AuthResult, DmarcVerdict, SpfVerdict, Verdicts
 from outbound.forward_mail import Forward, MailForwarder, bears_mark
 from outbound.mail import OutgoingMail, RecipientResult
-from core.mailto import is_mailto, parse_mailto
 from outbound.policy import SMTP_POLICY
 from tests.mx_support import DOMAIN, OUR_NAME, RECIPIENT, Edge, edge_to
 from tests.postfix_server import Postfix, running_postfix
@@ -191,7 +192,7 @@ def test_a_forged_sender_of_ours_is_not_forwarded(way: Way, result: AuthResult, 
 def test_a_target_that_is_a_mailbox(url: str, text: str, domain: str) -> None:
     found = parse_mailto("target", url)
     assert (found.text, found.domain) == (text, domain)
-    assert is_mailto(url)
+    assert is_mailbox(url)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,14 @@ def test_any_bytes_can_be_signed(body: bytes) -> None:
     assert headers["webhook-signature"] == "v1," + base64.b64encode(expected).decode()
 
 
+def test_while_a_secret_is_replaced_receivers_that_know_either_are_content() -> None:
+    old, new, other = (new_signing_secret() for _ in range(3))
+    headers = signature_headers(new, "id-1", now_s(), b"{}", old)
+    assert Webhook(new).verify(b"{}", headers) == Webhook(old).verify(b"{}", headers) == {}
+    with pytest.raises(WebhookVerificationError):
+        Webhook(other).verify(b"{}", headers)
+
+
 @pytest.mark.parametrize("changed", ["webhook-id", "webhook-timestamp", "body", "secret"])
 def test_a_change_of_anything_signed_is_noticed(changed: str) -> None:
     body = b'{"a": 1}'

@@ -8,6 +8,7 @@ from core.clock import Clock
 from core.config import Settings
 from core.delivery import Outcome, Verdict
 from core.errors import StorageUnavailable
+from core.mailto import parse_mailto
 from core.services.claims import ClaimedDelivery
 from core.services.recording import FinishedAttempt
 from core.services.secrets import shared_secret
@@ -16,7 +17,6 @@ from core.store.blobs import BlobStore
 from core.store.db import Database
 from outbound.forward_mail import Forward, MailForwarder, received_lines
 from outbound.mail import OutgoingMail
-from core.mailto import parse_mailto
 from outbound.mx import MxTransport, mx_transport_for
 from outbound.pool import ConnectionPool
 

@@ -1,4 +1,4 @@
-"""The scheduler of periodic jobs: looks every second whether something is due, and rings.
+"""The scheduler of periodic jobs: looks every second whether something is due, and rings; keeps house beside that.
 
 RQ's own cron scheduler is not used: it enqueues with the pickle serializer only, and needs Redis to keep time.
 """
@@ -18,6 +18,7 @@ from core.errors import StorageUnavailable
 from core.services.claims import has_due
 from core.store.db import Database
 from workers.doorbell import Door, open_queue, open_redis
+from workers.housekeeping import Housekeeper
 
 SWEEP_INTERVAL_S = 1.0
 
@@ -30,12 +31,15 @@ def run_scheduler(settings: Settings, database: Database) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
     connection = open_redis(settings.redis_location)
+    housekeeper = Housekeeper(settings, database, system_clock)
+    housekeeper.start()
     log.info("sweeping", every_s=SWEEP_INTERVAL_S)
     while not stop.wait(SWEEP_INTERVAL_S):
         try:
             sweep(database, connection, system_clock)
         except (StorageUnavailable, redis.RedisError) as error:
             log.warning("sweep failed; trying again", reason=str(error))
+    housekeeper.stop()
 
 
 def sweep(database: Database, connection: redis.Redis, clock: Clock) -> None:

@@ -20,7 +20,9 @@ MAX_NICKNAME_LENGTH = 100
 UNLIMITED = 1 << 62
 _DEFAULTS = {entry.name: getattr(DEFAULT_ADDRESS_SETTINGS, entry.name) for entry in fields(AddressSettings)}
 
-_COLUMNS = "id, target, target_format, nickname, settings, secret, created_ms"
+_COLUMNS = (
+    "id, target, target_format, nickname, settings, secret, previous_secret, previous_secret_until_ms, created_ms"
+)
 _LIST = f"""
 SELECT {_COLUMNS} FROM address
 WHERE account_id = ? AND deleted_ms IS NULL AND (created_ms < ? OR (created_ms = ? AND id < ?))
@@ -32,6 +34,8 @@ INSERT INTO address (id, account_id, target, target_format, nickname, settings, 
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _UPDATE = """
 UPDATE address SET target = ?, target_format = ?, nickname = ?, settings = ?, updated_ms = ? WHERE id = ?"""
+_ROTATE = """
+UPDATE address SET secret = ?, previous_secret = ?, previous_secret_until_ms = ?, updated_ms = ? WHERE id = ?"""
 _DELETE = "UPDATE address SET deleted_ms = ? WHERE id = ? AND account_id = ? AND deleted_ms IS NULL"
 _DELETE_DOMAINS = "UPDATE custom_domain SET deleted_ms = ? WHERE address_id = ? AND deleted_ms IS NULL"
 _DELETE_RULES = "DELETE FROM rule WHERE address_id = ?"
@@ -56,6 +60,9 @@ class AddressRecord:
     secret: str
     """The Standard Webhooks secret with which POSTs to its target are signed."""
     created_ms: int
+    previous_secret: str | None = None
+    """Signs as well, until `previous_secret_until_ms`."""
+    previous_secret_until_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +146,18 @@ def update_address(
         return _find(database, account_id, address_id)
 
 
+def rotate_secret(database: Database, account_id: str, address_id: str, overlap_ms: int, now_ms: int) -> AddressRecord:
+    """Give an address a new signing secret; the old one signs as well for a while. Raises `NotFound`.
+
+    Of two rotations within one overlap only the last two secrets sign.
+    """
+    with database.transaction():
+        before = _find(database, account_id, address_id, locking="FOR NO KEY UPDATE" if database.is_postgres else "")
+        values = (new_signing_secret(), before.secret, now_ms + overlap_ms, now_ms, address_id)
+        database.execute(_ROTATE, values)
+        return _find(database, account_id, address_id)
+
+
 def delete_address(database: Database, account_id: str, address_id: str, now_ms: int) -> AddressRecord:
     """Take no more mail for an address and its domains; what was accepted is still delivered. Raises `NotFound`.
 
@@ -181,9 +200,17 @@ def _find(database: Database, account_id: str, address_id: str, locking: str = "
 
 
 def _record(row: Row) -> AddressRecord:
-    address_id, target, target_format, nickname, settings, secret, created_ms = row
+    address_id, target, target_format, nickname, settings, secret, previous, previous_until_ms, created_ms = row
     return AddressRecord(
-        address_id, target, TargetFormat(target_format), nickname, read_address_settings(settings), secret, created_ms
+        address_id=address_id,
+        target=target,
+        target_format=TargetFormat(target_format),
+        nickname=nickname,
+        settings=read_address_settings(settings),
+        secret=secret,
+        created_ms=created_ms,
+        previous_secret=previous,
+        previous_secret_until_ms=previous_until_ms,
     )
 
 

@@ -62,7 +62,7 @@ def arrive(database: Database, mail: AcceptedMail, now_ms: int) -> Arrival:
             delivery_id, is_stored_now = earlier.delivery_id, False
         else:
             return _known(database, earlier, now_ms)
-        (claimed,) = load(database, [delivery_id], token)
+        (claimed,) = load(database, [delivery_id], token, now_ms)
     return Arrival(ArrivalKind.TO_ATTEMPT, claimed.message_id, claimed, is_stored_now)
 
 

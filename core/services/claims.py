@@ -63,7 +63,8 @@ WHERE id IN (SELECT id FROM delivery WHERE kind = ? AND state = 'pending' AND le
 _LOAD = """
 SELECT d.id, d.kind, d.account_id, d.address_id, d.attempts, d.cycle_attempts, d.cycle_started_ms, d.target_host,
        d.recipients, d.is_released, d.judgement, d.detail, coalesce(c.domain_target, a.target), a.target_format,
-       a.secret, a.settings, m.id, m.mail_from, m.helo, m.remote_ip, m.tls_version, m.tls_cipher, m.md5,
+       a.secret, CASE WHEN a.previous_secret_until_ms > ? THEN a.previous_secret END, a.settings,
+       m.id, m.mail_from, m.helo, m.remote_ip, m.tls_version, m.tls_cipher, m.md5,
        m.received_ms, m.size, m.verdicts, r.body, r.blob_key
 FROM delivery d JOIN address a ON a.id = d.address_id JOIN message m ON m.id = d.message_id
 LEFT JOIN raw_message r ON r.message_id = m.id LEFT JOIN custom_domain c ON c.id = d.custom_domain_id
@@ -85,6 +86,8 @@ class ClaimedDelivery:
     target: str
     target_format: TargetFormat
     secret: str
+    previous_secret: str | None
+    """Signs as well, while a rotation lasts."""
     settings: AddressSettings
     rules: tuple[Rule, ...]
     """What it is to be judged by, when it has not been."""
@@ -141,7 +144,7 @@ def claim(database: Database, request: ClaimRequest, now_ms: int) -> Claim:
         plan, is_blocked = _plan(database, request, now_ms)
         leased = _lease(database, request, plan.chosen, now_ms)
         return Claim(
-            load(database, leased, request.lease_token),
+            load(database, leased, request.lease_token, now_ms),
             is_partial=plan.is_full or len(leased) < len(plan.chosen),
             is_blocked=is_blocked,
         )
@@ -229,11 +232,11 @@ def _lease(database: Database, request: ClaimRequest, chosen: Sequence[str], now
         return [row[0] for row in database.execute(statement, (*chosen, now_ms, request.lease_token, lease_end))]
 
 
-def load(database: Database, leased: Sequence[str], token: str) -> list[ClaimedDelivery]:
+def load(database: Database, leased: Sequence[str], token: str, now_ms: int) -> list[ClaimedDelivery]:
     """What attempts need of deliveries that are leased under this token."""
     if not leased:
         return []
-    rows = database.execute(_LOAD.format(places=_places(leased)), leased)
+    rows = database.execute(_LOAD.format(places=_places(leased)), (now_ms, *leased))
     rules = load_rules(database, sorted({row[_ACCOUNT_COLUMN] for row in rows}))
     return [_claimed(row, token, rules) for row in rows]
 
@@ -241,7 +244,8 @@ def load(database: Database, leased: Sequence[str], token: str) -> list[ClaimedD
 def _claimed(row: Row, token: str, rules: RulesByAccount) -> ClaimedDelivery:
     (
         delivery_id, kind, account_id, address_id, attempts, cycle_attempts, cycle_started_ms, target_host, recipients,
-        is_released, judgement, detail, target, target_format, secret, settings, message_id, mail_from, helo, remote_ip,
+        is_released, judgement, detail, target, target_format, secret, previous_secret,
+        settings, message_id, mail_from, helo, remote_ip,
         tls_version, tls_cipher, md5, received_ms, size, verdicts, body, blob_key,
     ) = row  # fmt: skip
     envelope = Envelope(
@@ -267,6 +271,7 @@ def _claimed(row: Row, token: str, rules: RulesByAccount) -> ClaimedDelivery:
         target=target,
         target_format=TargetFormat(target_format),
         secret=secret,
+        previous_secret=previous_secret,
         settings=read_address_settings(settings),
         rules=rules_for(rules, account_id, address_id),
         is_released=bool(is_released),

@@ -10,7 +10,7 @@ import orjson
 
 from core.clock import SECOND_MS, Clock
 from core.delivery import RECEIVED_KINDS, DeliveryState
-from core.errors import InvalidField, NotFound
+from core.errors import InvalidField, NotFound, StorageUnavailable
 from core.rules import Judgement, read_judgement
 from core.search_fields import EVERYTHING, Condition
 from core.services.paging import Page, PageRequest, bad_cursor
@@ -168,18 +168,35 @@ def read_verdicts_of(database: Database, delivery_id: str) -> Verdicts | None:
 
 
 def read_raw(database: Database, blobs: BlobStore, account_id: str, delivery_id: str) -> bytes:
-    """The message as it arrived. Raises `NotFound`."""
-    with database.reading():
-        rows = database.execute(_RAW, (account_id, delivery_id))
+    """The message as it arrived. Raises `NotFound`, also when it was purged."""
+    rows = _read_raw_row(database, account_id, delivery_id)
     if not rows:
-        raise missing(delivery_id)
+        get_status(database, account_id, delivery_id)
+        raise purged(delivery_id)
     body, blob_key = rows[0]
-    return blobs.get(blob_key) if body is None else bytes(body)
+    if body is not None:
+        return bytes(body)
+    try:
+        return blobs.get(blob_key)
+    except StorageUnavailable:
+        if _read_raw_row(database, account_id, delivery_id):
+            raise
+        raise purged(delivery_id) from None  # at this moment
+
+
+def _read_raw_row(database: Database, account_id: str, delivery_id: str) -> list[Row]:
+    with database.reading():
+        return database.execute(_RAW, (account_id, delivery_id))
 
 
 def missing(delivery_id: str) -> NotFound:
     """The error for a status that does not exist or is another account's."""
     return NotFound(f"this account has no status {delivery_id}")
+
+
+def purged(delivery_id: str) -> NotFound:
+    """The error for a status whose message is gone."""
+    return NotFound(f"{delivery_id} has no message any more; it was purged after PILLARBOX_KEEP_RAW_DAYS")
 
 
 @dataclass(frozen=True, slots=True)

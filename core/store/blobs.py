@@ -7,6 +7,8 @@ an object store's answer is taken at its word.
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 INLINE_LIMIT = 128 * 1024
 """Messages up to this size (in bytes) are kept in their row: one commit, one sync, no second store to ask."""
 SHARD_DIGITS = 2
+LIST_PAGE = 1_000
+"""Keys that an object store lists at once (S3 gives no more)."""
+SIGNS = "gateways"
+"""The folder of what `BlobStore.sign` leaves."""
+_SHARD = re.compile(r"[0-9a-f]{2}")
+_TIME_ORDERED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 OBJECT_STORE_SCHEMES = {"s3", "s3a", "gs", "az", "azure", "abfs", "abfss"}
 STORE_PATIENCE_S = 20
 """A store that hangs must not keep a session or a worker; obstore alone would go on for three minutes."""
@@ -38,6 +46,15 @@ _RETRIES: RetryConfig = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class BlobPage:
+    """Some of the keys of a store, in no particular order."""
+
+    keys: list[str]
+    next_cursor: str
+    """Where to go on; empty at the end."""
+
+
 class BlobStore(Protocol):
     """Bytes by key. Every call raises `StorageUnavailable` when the store cannot do it now."""
 
@@ -49,6 +66,12 @@ class BlobStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Forget a key; one that is not there is no error."""
+
+    def list_page(self, cursor: str) -> BlobPage:
+        """Some of the keys that are time-ordered ids: the first with an empty cursor, the rest with those given."""
+
+    def sign(self, name: str) -> list[str]:
+        """Leave the sign of a gateway that keeps its messages here; gives the names of all signs, sorted."""
 
 
 class DiskBlobs:
@@ -83,6 +106,27 @@ class DiskBlobs:
             self._path(key).unlink(missing_ok=True)
         except OSError as error:
             raise StorageUnavailable(f"blob {key} cannot be removed now") from error
+
+    def list_page(self, cursor: str) -> BlobPage:
+        """The keys in one sub-folder; the cursor is its name."""
+        try:
+            shards = sorted(name for name in os.listdir(self._folder) if _SHARD.fullmatch(name) and name >= cursor)
+            if not shards:
+                return BlobPage([], "")
+            keys = [name for name in os.listdir(self._folder / shards[0]) if _TIME_ORDERED.fullmatch(name)]
+        except OSError as error:
+            raise StorageUnavailable("the message folder cannot be listed now") from error
+        return BlobPage(keys, shards[1] if len(shards) > 1 else "")
+
+    def sign(self, name: str) -> list[str]:
+        """A file of that name."""
+        try:
+            folder = self._folder / SIGNS
+            folder.mkdir(exist_ok=True)
+            (folder / name).touch()
+            return sorted(os.listdir(folder))
+        except OSError as error:
+            raise StorageUnavailable("the message folder cannot be written to now") from error
 
     def _path(self, key: str) -> Path:
         return self._folder / key[-SHARD_DIGITS:] / key
@@ -125,6 +169,26 @@ class ObjectStoreBlobs:
             return
         except (BaseError, OSError) as error:
             raise StorageUnavailable(f"blob {key} cannot be removed now") from error
+
+    def list_page(self, cursor: str) -> BlobPage:
+        """The next keys in their order; the cursor is the last of those before."""
+        try:
+            found = next(iter(obstore.list(self._store, offset=cursor or None, chunk_size=LIST_PAGE)), [])
+        except (BaseError, OSError) as error:
+            raise StorageUnavailable("the object store cannot be listed now") from error
+        names = sorted(entry["path"] for entry in found)
+        keys = [name for name in names if _TIME_ORDERED.fullmatch(name)]
+        # What else lies there (signs, stored files) sorts behind all ids, whose digits are hexadecimal.
+        return BlobPage(keys, names[-1] if len(keys) == len(names) and len(names) == LIST_PAGE else "")
+
+    def sign(self, name: str) -> list[str]:
+        """An empty object of that name."""
+        try:
+            obstore.put(self._store, f"{SIGNS}/{name}", b"")
+            batches = obstore.list(self._store, f"{SIGNS}/")
+            return sorted(entry["path"].rpartition("/")[2] for batch in batches for entry in batch)
+        except (BaseError, OSError) as error:
+            raise StorageUnavailable("the object store cannot be written to now") from error
 
 
 def open_object_store(url: str) -> Any:

@@ -20,9 +20,11 @@ from playhouse.migrations import Runner
 
 from core.errors import ConfigurationError, StorageUnavailable
 from core.store.models import database_proxy
+from core.store.reclaim import convert_if_small
 
 SQLITE_BUSY_TIMEOUT_MS = 10_000
 SQLITE_PRAGMAS = {
+    "auto_vacuum": "incremental",  # of a file that is new; before journal_mode, which makes the first page
     "journal_mode": "wal",  # readers never wait for the writer
     "synchronous": "full",  # a commit is on disk when it returns: 250 depends on it
     "foreign_keys": 1,
@@ -30,6 +32,7 @@ SQLITE_PRAGMAS = {
     "cache_size": -8_000,  # 8 MB for each connection
     "temp_store": "memory",
     "mmap_size": 0,  # an I/O error must be an exception, not a signal
+    "journal_size_limit": 64 * 1024 * 1024,  # what a burst, or a long reader, made of the `-wal` file is given back
 }
 SQLITE_MINIMUM = (3, 35, 0)  # RETURNING
 MAX_PARAMETERS = 16_000  # of one statement; SQLite takes 32,766, PostgreSQL 65,535
@@ -94,6 +97,14 @@ class Database:
             returned += self.execute(_with_rows(statement, len(some), len(some[0])), values)
         return returned
 
+    def run_pragma(self, pragma: str) -> None:
+        """Run a SQLite pragma, or `VACUUM`, to its end; outside any transaction, inside `reading`.
+
+        The driver takes only the first step of those that give no rows, such as `incremental_vacuum`.
+        """
+        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+            self._peewee.connection().executescript(pragma)
+
     def is_ready(self) -> bool:
         """Whether a query runs now."""
         try:
@@ -121,6 +132,7 @@ class Database:
                 self.execute("SELECT pg_advisory_unlock(?)", (MIGRATION_LOCK,))
 
     def _migrate_sqlite(self) -> None:
+        convert_if_small(self)
         with self._peewee.atomic("EXCLUSIVE"):
             Runner(self._peewee, str(MIGRATIONS)).up()
 

@@ -47,6 +47,8 @@ class Address(_Table):
     nickname = peewee.TextField(null=True)
     settings = peewee.TextField(default="{}")  # core.address_settings.AddressSettings, as JSON
     secret = peewee.TextField()  # Standard Webhooks
+    previous_secret = peewee.TextField(null=True)  # signs as well, for a while after a rotation
+    previous_secret_until_ms = peewee.BigIntegerField(null=True)
     created_ms = peewee.BigIntegerField()
     updated_ms = peewee.BigIntegerField()
     deleted_ms = peewee.BigIntegerField(null=True)  # no new mail; what was accepted is still delivered

@@ -9,14 +9,14 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+from core.address_checks import check_target
 from core.address_settings import DEFAULT_ADDRESS_SETTINGS, AddressSettings
-from core.clock import to_rfc3339
+from core.clock import HOUR_MS, to_rfc3339
 from core.formats import TargetFormat
 from core.services import addresses as service
 from core.services.addresses import MAX_NICKNAME_LENGTH, AddressDraft, AddressRecord
 from core.store_settings import StoreSettings
 from inbound.store_client import probe_store
-from core.mailto import is_mailto, parse_mailto
 from web.api.address_fields import SettingsAnswer, SettingsBody, show_settings
 from web.api.blueprint import INVALID, INVALID_BODY, make_blueprint
 from web.api.fields import AccountPath, AddressId, Text, Timestamp, drop_null_defaults
@@ -35,6 +35,7 @@ Target = Annotated[
         json_schema_extra={"format": "uri", "pattern": "^(https?://|mailto:)", "example": EXAMPLE_TARGET},
     ),
 ]
+MAX_OVERLAP_HOURS = 30 * 24
 _TARGET_FORMAT = "The form of the POST. A `mailto:` target takes no notice of it."
 
 
@@ -61,11 +62,14 @@ class AddressBody(SettingsBody):
     address: Any = Field(default=None, description="Ignored.", json_schema_extra={"readOnly": True})
     created_at: Any = Field(default=None, description="Ignored.", json_schema_extra={"readOnly": True})
     signing_secret: Any = Field(default=None, description="Ignored.", json_schema_extra={"readOnly": True})
+    previous_signing_secret: Any = Field(default=None, description="Ignored.", json_schema_extra={"readOnly": True})
+    previous_signing_secret_expires_at: Any = Field(
+        default=None, description="Ignored.", json_schema_extra={"readOnly": True}
+    )
 
     def to_draft(self, before: AddressSettings) -> AddressDraft:
         """For the services. Raises `InvalidField`, also for what `before` and a store's own server have against it."""
-        if is_mailto(self.target):
-            parse_mailto("target", self.target)
+        check_target("target", self.target)
         return AddressDraft(self.target, self.target_format, self.nickname, self.to_changes(before, _probe))
 
 
@@ -84,7 +88,24 @@ class AddressHead(BaseModel):
         description="The secret of the Standard Webhooks signature that every POST to the target carries.",
         json_schema_extra={"example": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw3GgB4sXnJ0I="},
     )
+    previous_signing_secret: str | None = Field(
+        description="The secret before the last rotation, as long as it signs as well."
+    )
+    previous_signing_secret_expires_at: Timestamp | None
     created_at: Timestamp
+
+
+class RotationBody(BaseModel):
+    """How to replace a signing secret."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    overlap_hours: int = Field(
+        default=24,
+        ge=0,
+        le=MAX_OVERLAP_HOURS,
+        description="For how long the old secret signs as well, so that your receivers can change over.",
+    )
 
 
 class Address(SettingsAnswer, AddressHead):
@@ -146,6 +167,21 @@ def update_address(path: AddressPath, body: AddressBody) -> Response:
     return json_response(_answer(record))
 
 
+@api.post(
+    "/addresses/<address_id>/rotate_secret",
+    responses={200: Address, 404: Error, **INVALID_BODY},
+    description="While the overlap lasts, every POST carries two signatures, one by each secret, as Standard Webhooks "
+    "has it: give the new secret to your receivers in that time.",
+)
+def rotate_secret(path: AddressPath, body: RotationBody) -> Response:
+    """Replace the signing secret of an address."""
+    ctx = context()
+    overlap_ms = body.overlap_hours * HOUR_MS
+    return json_response(
+        _answer(service.rotate_secret(ctx.database, account_id(), path.address_id, overlap_ms, ctx.clock()))
+    )
+
+
 @api.delete(
     "/addresses/<address_id>",
     responses={202: Address, 404: Error},
@@ -163,6 +199,8 @@ def _probe(store: StoreSettings, field: str) -> None:
 
 
 def _answer(record: AddressRecord) -> Address:
+    until_ms = record.previous_secret_until_ms or 0
+    is_rotating = until_ms > context().clock()
     return Address(
         id=record.address_id,
         address=f"{record.address_id}@{context().settings.domain}",
@@ -170,6 +208,8 @@ def _answer(record: AddressRecord) -> Address:
         target_format=record.target_format,
         nickname=record.nickname,
         signing_secret=record.secret,
+        previous_signing_secret=record.previous_secret if is_rotating else None,
+        previous_signing_secret_expires_at=to_rfc3339(until_ms) if is_rotating else None,
         created_at=to_rfc3339(record.created_ms),
         **show_settings(record.settings),
     )

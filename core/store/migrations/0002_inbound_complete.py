@@ -6,6 +6,8 @@ from playhouse.migrate import SchemaMigrator
 STATEMENTS = (
     "ALTER TABLE address ADD COLUMN settings TEXT NOT NULL DEFAULT '{}'",
     "ALTER TABLE address DROP COLUMN attachments",
+    "ALTER TABLE address ADD COLUMN previous_secret TEXT",
+    "ALTER TABLE address ADD COLUMN previous_secret_until_ms BIGINT",
     "ALTER TABLE message ADD COLUMN verdicts TEXT",
     "ALTER TABLE delivery ADD COLUMN judgement TEXT",
     "ALTER TABLE delivery ADD COLUMN is_released BOOLEAN NOT NULL DEFAULT FALSE",

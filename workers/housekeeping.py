@@ -1,0 +1,152 @@
+"""Housekeeping beside the scheduler: purges what has outlived its age, sweeps up orphans, gives the disk back.
+
+Several gateways' schedulers may do so at once: whatever one has removed, the others do not find.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import structlog
+
+from core.built_in_store import purge_built_in
+from core.clock import DAY_MS, SECOND_MS, Clock, to_datetime
+from core.config import Settings
+from core.errors import StorageUnavailable
+from core.services.orphans import OrphanSweep
+from core.services.retention import DEFAULT_LIMITS, PurgeLimits, Retention, RetentionAges
+from core.store.blobs import open_blobs
+from core.store.db import Database
+from core.store.reclaim import can_give_back, give_back
+from inbound.spool import remove_abandoned
+
+FIRST_AFTER_S = 60.0
+"""A gateway that has just started has better things to do."""
+EVERY_S = 300.0
+SHUTDOWN_S = 2.0
+"""More than the longest transaction takes; what is not finished is rolled back."""
+STORED_FILES = 1_000
+"""Of the built-in store, removed in one run of the loop over them."""
+
+log = structlog.get_logger("housekeeping")
+
+
+class Household:
+    """All that is tidied, and how far each task got."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        clock: Clock,
+        stop: threading.Event | None = None,
+        limits: PurgeLimits = DEFAULT_LIMITS,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._clock = clock
+        self._stop = stop or threading.Event()
+        blobs = open_blobs(settings.blob_location)
+        self._retention = Retention(database, blobs, RetentionAges.of(settings), limits, self._stop)
+        self._orphans = OrphanSweep(database, blobs, self._stop)
+        self._new_day_ms = 0
+
+    def tidy(self) -> tuple[dict[str, int], bool]:
+        """Do a part of everything: what was done, by name, and whether more waits.
+
+        Raises `StorageUnavailable`; then the rest waits for the next time.
+        """
+        now_ms = self._clock()
+        done: Counter[str] = Counter()
+        if now_ms >= self._new_day_ms:
+            self._new_day_ms = now_ms + DAY_MS
+            done.update(self._retention.begin_again(now_ms).counts)
+        purged = self._retention.run(now_ms)
+        done.update(purged.counts)
+        done["bytes_given_back"] = give_back(self._database, self._stop)
+        self._remove_abandoned(now_ms)
+        done["stored_files"] = self._purge_stored(now_ms)
+        done["orphans"] = self._orphans.run(now_ms)
+        return {name: count for name, count in done.items() if count}, purged.is_partial
+
+    def tidy_all(self) -> dict[str, int]:
+        """Do everything there is to do now, with a whole round through the blobs. Raises `StorageUnavailable`."""
+        total: Counter[str] = Counter()
+        is_partial = True
+        while is_partial and not self._stop.is_set():
+            done, is_partial = self.tidy()
+            total.update(done)
+        while not self._orphans.is_at_start and not self._stop.is_set():
+            total["orphans"] += self._orphans.run(self._clock())
+        return {name: count for name, count in total.items() if count}
+
+    def _purge_stored(self, now_ms: int) -> int:
+        days = self._settings.keep_parsed_days
+        removed = 0
+        while days and not self._stop.is_set():
+            batch = purge_built_in(self._settings, to_datetime(now_ms - days * DAY_MS), STORED_FILES)
+            removed += batch
+            if batch < STORED_FILES:
+                break
+        return removed
+
+    def _remove_abandoned(self, now_ms: int) -> None:
+        """What receivers that were killed had begun to receive, on this machine."""
+        location = urlsplit(self._settings.blob_location)
+        base = Path(unquote(location.path)) if location.scheme == "file" else self._settings.data
+        remove_abandoned(base / "incoming", older_than_s=2 * self._settings.data_timeout, now_s=now_ms / SECOND_MS)
+
+
+class Housekeeper:
+    """Tidies every few minutes in a thread of its own, so that nothing else in its process is ever late."""
+
+    def __init__(self, settings: Settings, database: Database, clock: Clock, first_after_s: float = FIRST_AFTER_S):
+        self._stop = threading.Event()
+        self._database = database
+        self._first_after_s = first_after_s
+        self._household = Household(settings, database, clock, self._stop)
+        self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End soon: after the transaction that is running."""
+        self._stop.set()
+        self._thread.join(SHUTDOWN_S)
+
+    def _run(self) -> None:
+        if not can_give_back_now(self._database):
+            log.warning("freed pages stay in the database file; stop, then run `pillarbox purge --rewrite` once")
+        pause_s = self._first_after_s
+        while not self._stop.wait(pause_s):
+            pause_s = EVERY_S if self._tidy_once() else 0.0
+        self._database.close()
+
+    def _tidy_once(self) -> bool:
+        """Whether nothing more waits now."""
+        started = time.monotonic()
+        try:
+            done, is_partial = self._household.tidy()
+        except StorageUnavailable as error:
+            log.warning("housekeeping failed; trying again later", reason=str(error))
+            return True
+        except Exception as error:
+            log.error("housekeeping failed", exc_info=error)
+            return True
+        if done:
+            log.info("tidied up", seconds=round(time.monotonic() - started, 1), **done)
+        return not is_partial
+
+
+def can_give_back_now(database: Database) -> bool:
+    """Whether freed pages can leave the file; no news is good news."""
+    try:
+        return can_give_back(database)
+    except StorageUnavailable:
+        return True
