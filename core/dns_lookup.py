@@ -151,6 +151,11 @@ class DnsLookup:
         self._flights: dict[_Key, Future[_Outcome]] = {}
         self._lock = threading.Lock()
 
+    def anew(self) -> DnsLookup:
+        """A client of the same servers that remembers nothing yet: for people who have just changed a record and want
+        to know what the DNS says now. (The servers asked may remember, too; nothing can be done about that here.)"""
+        return DnsLookup(self._resolver, self._clock, self._query_timeout_s)
+
     def find(self, name: str, kind: RecordType, budget: LookupBudget) -> Answer:
         """The records of one type. A text that cannot be a name in the DNS is a name that does not exist.
 

@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any, Protocol
 
 import dns.exception
+import dns.flags
 import dns.name
 import dns.rdatatype
 import dns.resolver
@@ -21,6 +22,7 @@ from core.mx_check import TOTAL_TIMEOUT_S, make_resolver
 from core.setting_values import Listen, read_listen
 from outbound.mail import NO_ANSWER, Judgement
 from outbound.timing import Deadline
+from outbound.tls import WHATEVER_THERE_IS, TlsDemand
 
 SMTP_PORT = 25
 MAX_HOSTS = 10
@@ -50,6 +52,12 @@ class HostAddress:
     port: int
     is_guarded: bool = True
     """Whether it must be public: everything that was found in the DNS of others."""
+    is_authentic: bool = False
+    """Whether the resolver says (AD, RFC 4035) that DNSSEC vouches for the way here: MX and address records."""
+    canonical: str = ""
+    """The name that has the address, if `host` is an alias of it."""
+    tls: TlsDemand = WHATEVER_THERE_IS
+    """What a session must fulfil: a connection that is kept only serves mail that demands the same."""
 
 
 class Route(Protocol):
@@ -93,27 +101,28 @@ class MxRoute:
         """Each host's IPv4 addresses, then its IPv6 addresses, host by host."""
         trouble: NoRoute | None = None
         is_any = False
-        for host in self._hosts(domain, deadline):
+        hosts, is_authentic = self._hosts(domain, deadline)
+        for host in hosts:
             for kind in _ADDRESS_TYPES:
                 try:
-                    addresses = self._addresses(host, kind, deadline)
+                    places = self._places_of(host, kind, is_authentic, deadline)
                 except NoRoute as error:
                     trouble = error if trouble is None or error.judgement.verdict is Verdict.TEMPORARY else trouble
                     continue
-                for address in addresses:
-                    is_any = True
-                    yield HostAddress(host, address, self._port)
+                is_any = is_any or bool(places)
+                yield from places
         if not is_any:
             raise trouble or NoRoute(Verdict.PERMANENT, "5.4.4", f"no mail host of {domain} has an address")
 
-    def _hosts(self, domain: str, deadline: Deadline) -> list[str]:
-        """Names of mail hosts, the most preferred first, equal ones shuffled. Raises `NoRoute`."""
+    def _hosts(self, domain: str, deadline: Deadline) -> tuple[list[str], bool]:
+        """Names of mail hosts, the most preferred first, equal ones shuffled, and whether DNSSEC vouches for them.
+        Raises `NoRoute`."""
         if domain.startswith("["):
             raise NoRoute(Verdict.PERMANENT, "5.1.2", "mail to address literals is not sent; name a domain")
-        records = self._ask(domain, dns.rdatatype.MX, deadline)
-        if not records:
-            return [domain]  # the implicit MX
-        ranked = sorted((record.preference, _host_name(record.exchange)) for record in records)
+        answer = self._ask(domain, dns.rdatatype.MX, deadline)
+        if not answer.rrset:
+            return [domain], _is_authentic(answer)  # the implicit MX
+        ranked = sorted((record.preference, _host_name(record.exchange)) for record in answer.rrset)
         hosts: list[str] = []
         for _, equals in groupby(ranked, key=lambda pair: pair[0]):
             names = [name for _, name in equals if name]
@@ -121,16 +130,31 @@ class MxRoute:
             hosts += names
         if not hosts:
             raise NoRoute(Verdict.PERMANENT, "5.1.10", f"{domain} declares that it takes no mail (RFC 7505)")
-        return hosts[:MAX_HOSTS]
+        return hosts[:MAX_HOSTS], _is_authentic(answer)
 
-    def _addresses(self, host: str, kind: dns.rdatatype.RdataType, deadline: Deadline) -> list[str]:
-        return [str(ipaddress.ip_address(record.address)) for record in self._ask(host, kind, deadline)]
+    def _places_of(
+        self, host: str, kind: dns.rdatatype.RdataType, is_mx_authentic: bool, deadline: Deadline
+    ) -> list[HostAddress]:
+        answer = self._ask(host, kind, deadline)
+        is_authentic = is_mx_authentic and _is_authentic(answer)
+        canonical = _host_name(answer.canonical_name) if is_authentic else ""
+        return [
+            HostAddress(
+                host,
+                str(ipaddress.ip_address(record.address)),
+                self._port,
+                is_authentic=is_authentic,
+                canonical="" if canonical == host else canonical,
+            )
+            for record in answer.rrset or ()
+        ]
 
-    def _ask(self, name: str, kind: dns.rdatatype.RdataType, deadline: Deadline) -> list[Any]:
-        """The records, none where the name has none of that kind; CNAMEs are followed. Raises `NoRoute`."""
+    def _ask(self, name: str, kind: dns.rdatatype.RdataType, deadline: Deadline) -> Any:
+        """dnspython's answer, without records where the name has none of that kind; CNAMEs are followed.
+        Raises `NoRoute`."""
         lifetime = min(TOTAL_TIMEOUT_S, deadline.remaining)
         try:
-            answer = self._resolver.resolve(
+            return self._resolver.resolve(
                 dns.name.from_text(name), kind, search=False, raise_on_no_answer=False, lifetime=lifetime
             )
         except dns.resolver.NXDOMAIN as error:
@@ -142,7 +166,11 @@ class MxRoute:
         except (dns.exception.DNSException, OSError) as error:
             text = f"the DNS gave no answer about {name}; it is asked again later"
             raise NoRoute(Verdict.TEMPORARY, "4.4.3", text) from error
-        return list(answer.rrset or ())
+
+
+def _is_authentic(answer: Any) -> bool:
+    """Whether the resolver says so; whether it can be believed is `outbound.dane`'s question."""
+    return bool(answer.response.flags & dns.flags.AD)
 
 
 def _host_name(exchange: dns.name.Name) -> str:
@@ -155,11 +183,17 @@ def smart_host(text: str) -> Listen | None:
     return read_listen("PILLARBOX_SMART_HOST", text.strip()) if text.strip() else None
 
 
-def route_for(settings: Settings, port: int = SMTP_PORT) -> Route:
+def route_for(settings: Settings, port: int = SMTP_PORT, resolver: dns.resolver.Resolver | None = None) -> Route:
     """The route as configured. Raises `ConfigurationError`."""
     relay = smart_host(settings.smart_host)
-    if relay is not None:
-        return SmartHost(relay)
+    return MxRoute(resolver or caching_resolver(settings), port) if relay is None else SmartHost(relay)
+
+
+def caching_resolver(settings: Settings) -> dns.resolver.Resolver:
+    """Asks the servers in the settings, and remembers. Raises `ConfigurationError`.
+
+    Not `core.dns_lookup`, whose answers do not say whether DNSSEC vouches for them.
+    """
     resolver = make_resolver(settings.resolver)
     resolver.cache = dns.resolver.LRUCache(CACHED_ANSWERS)
-    return MxRoute(resolver, port)
+    return resolver

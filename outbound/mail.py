@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.delivery import Outcome, Verdict
+from outbound.tls import TlsLevel
 
 NO_ANSWER = 0
 """The status where no reply decided: nobody could be asked, or the decision was made before anybody was."""
@@ -58,3 +59,7 @@ class RecipientResult:
     """The name of the host that decided."""
     tls_version: str | None
     """E.g. `TLSv1.3` when the mail went encrypted."""
+    tls: TlsLevel = TlsLevel.NONE
+    """How secure the session was in which the host decided; `NONE` too where no host did."""
+    tls_warning: str | None = None
+    """What an MTA-STS policy in testing mode would have kept the mail for."""

@@ -9,8 +9,11 @@ that believed (RFC 7504).
 
 from __future__ import annotations
 
-import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
+
+import structlog
 
 from core.addresses import Mailbox, parse_mailbox
 from core.clock import Clock
@@ -18,16 +21,21 @@ from core.config import Settings
 from core.delivery import Outcome, Verdict
 from core.errors import TargetBlocked
 from core.netguard import TargetPolicy
-from outbound.hosts import SMTP_PORT, HostAddress, NoRoute, Route, route_for
+from outbound.dane import AUTO
+from outbound.hosts import SMTP_PORT, HostAddress, NoRoute, Route
 from outbound.mail import NO_ANSWER, Judgement, OutgoingMail, RecipientResult
 from outbound.pool import ConnectionPool
 from outbound.replies import NO_MAIL_HERE
-from outbound.smtp_client import ConnectionFailed, HostRefuses, SmtpConnection, TlsFailed, opportunistic_tls
+from outbound.smtp_client import ConnectionFailed, HostRefuses, SmtpConnection, TlsFailed, TlsMissing
 from outbound.timing import Deadline, Timeouts
+from outbound.tls import WHATEVER_THERE_IS, TlsContexts, TlsDemand, TlsLevel
+from outbound.tls_demands import HostUnfit, TlsDemands, route_and_demands
 from outbound.transaction import Draft, Recipient, Transaction, path
 
 MAX_PLACES = 6
 """Addresses tried in one attempt."""
+log = structlog.get_logger("outbound")
+
 _UNTRIED = Judgement(Verdict.TEMPORARY, NO_ANSWER, "4.4.7", "no host was tried before the time was over", True)
 
 
@@ -42,14 +50,18 @@ class MxTransport:
         clock: Clock,
         pool: ConnectionPool,
         timeouts: Timeouts = Timeouts(),  # noqa: B008 (frozen)
+        demands: TlsDemands | None = None,
+        contexts: TlsContexts | None = None,
     ) -> None:
+        """Without `demands`, TLS is opportunistic everywhere."""
         self._route = route
         self._guard = guard
         self._our_name = our_name
         self._clock = clock
         self._pool = pool
         self._timeouts = timeouts
-        self._tls = opportunistic_tls()
+        self._demands = demands or TlsDemands()
+        self._contexts = contexts or TlsContexts()
 
     def deliver(self, mail: OutgoingMail) -> tuple[RecipientResult, ...]:
         """Try once; a result for each recipient, in their order. Never raises for what hosts and addresses do.
@@ -66,20 +78,33 @@ class MxTransport:
     def _go_round(self, attempt: _Attempt) -> None:
         deadline = Deadline(self._timeouts.total_s)
         try:
-            for place in islice(self._route.places(attempt.domain, deadline), MAX_PLACES):
+            for place in islice(self._fit_places(attempt, deadline), MAX_PLACES):
                 self._visit(place, attempt, deadline)
                 if not attempt.pending or deadline.is_over:
                     break
         except NoRoute as error:
             attempt.trouble(None, error.judgement)
 
+    def _fit_places(self, attempt: _Attempt, deadline: Deadline) -> Iterator[HostAddress]:
+        """The places mail may go to, each with what TLS is demanded there; of the others no connection is made."""
+        demands = self._demands.of(attempt.domain, deadline)
+        for place in self._route.places(attempt.domain, deadline):
+            try:
+                demand = demands.at(place, deadline)
+            except HostUnfit as error:
+                attempt.trouble(place.host, error.judgement)
+                if deadline.is_over:
+                    return
+            else:
+                yield replace(place, tls=demand)
+
     def _visit(self, place: HostAddress, attempt: _Attempt, deadline: Deadline) -> None:
         try:
             if place.is_guarded:
                 self._guard.check(place.address)
             kept = self._pool.take(place)
-            if kept is None or not self._goes_well(kept, attempt, deadline):
-                self._transact(self._open(place, deadline), attempt, deadline)
+            if kept is None or not self._goes_well(place, kept, attempt, deadline):
+                self._transact(place, self._open(place, deadline), attempt, deadline)
         except TargetBlocked as error:
             text = f"{place.host} must not be connected to: {error}"
             attempt.trouble(place.host, Judgement(Verdict.TEMPORARY, NO_ANSWER, "4.4.4", text))
@@ -89,25 +114,36 @@ class MxTransport:
         except HostRefuses as error:
             attempt.trouble(place.host, error.reply.judge_as_temporary())
 
-    def _goes_well(self, kept: SmtpConnection, attempt: _Attempt, deadline: Deadline) -> bool:
+    def _goes_well(self, place: HostAddress, kept: SmtpConnection, attempt: _Attempt, deadline: Deadline) -> bool:
         """Use a connection that was kept. Where it turns out to be used up, a new one is no second try."""
         try:
-            self._transact(kept, attempt, deadline)
+            self._transact(place, kept, attempt, deadline)
         except (ConnectionFailed, HostRefuses):
             return False
         return True
 
     def _open(self, place: HostAddress, deadline: Deadline) -> SmtpConnection:
+        """As secure as is demanded; where that is not required, with less, step by step."""
         try:
-            return self._connect(place, self._tls, deadline)
+            return self._connect(place, place.tls, deadline)
+        except TlsFailed as error:
+            if place.tls.is_required:
+                raise
+            if place.tls.level is TlsLevel.OPPORTUNISTIC:
+                return self._connect(place, None, deadline)
+            shortfall = str(error)
+        try:
+            connection = self._connect(place, WHATEVER_THERE_IS, deadline)
         except TlsFailed:
-            return self._connect(place, None, deadline)
+            connection = self._connect(place, None, deadline)
+        connection.tls_warning = shortfall
+        return connection
 
-    def _connect(self, place: HostAddress, tls: ssl.SSLContext | None, deadline: Deadline) -> SmtpConnection:
+    def _connect(self, place: HostAddress, demand: TlsDemand | None, deadline: Deadline) -> SmtpConnection:
         connection = SmtpConnection(place, self._timeouts)
         try:
-            connection.open(self._our_name, tls, deadline)
-        except HostRefuses:
+            connection.open(self._our_name, demand, self._contexts, deadline)
+        except (HostRefuses, TlsMissing):
             connection.quit()
             raise
         except BaseException:
@@ -115,7 +151,7 @@ class MxTransport:
             raise
         return connection
 
-    def _transact(self, connection: SmtpConnection, attempt: _Attempt, deadline: Deadline) -> None:
+    def _transact(self, place: HostAddress, connection: SmtpConnection, attempt: _Attempt, deadline: Deadline) -> None:
         transaction = Transaction(connection, attempt.draft, attempt.pending, self._timeouts)
         try:
             transaction.run(deadline)
@@ -123,8 +159,19 @@ class MxTransport:
             connection.close()
             raise
         finally:
-            attempt.settle(transaction.judged, connection)
+            attempt.settle(transaction.judged, place, connection)
         self._pool.give(connection)
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """What became of one recipient, and in what session."""
+
+    judgement: Judgement
+    host: str | None = None
+    tls: TlsLevel = TlsLevel.NONE
+    tls_version: str | None = None
+    tls_warning: str | None = None
 
 
 class _Attempt:
@@ -132,7 +179,7 @@ class _Attempt:
 
     def __init__(self, mail: OutgoingMail) -> None:
         self._mail = mail
-        self._settled: dict[str, tuple[Judgement, str | None, str | None]] = {}
+        self._settled: dict[str, _Settled] = {}
         self._troubles: list[tuple[str | None, Judgement]] = []
         sender = parse_mailbox(mail.mail_from) if mail.mail_from else None
         if mail.mail_from and sender is None:
@@ -147,10 +194,13 @@ class _Attempt:
         ]
         self.domain = _common_domain([mailbox for mailbox in mailboxes.values() if mailbox is not None])
 
-    def settle(self, judged: dict[str, Judgement], connection: SmtpConnection) -> None:
+    def settle(self, judged: dict[str, Judgement], place: HostAddress, connection: SmtpConnection) -> None:
         """Take a host's judgements."""
+        warning = place.tls.warning or connection.tls_warning
+        if judged and warning:
+            log.warning("MTA-STS policy in testing mode is not met", domain=self.domain, problem=warning)
         for given, judgement in judged.items():
-            self._settled[given] = (judgement, connection.place.host, connection.tls_version)
+            self._settled[given] = _Settled(judgement, place.host, connection.tls, connection.tls_version, warning)
         self.pending = [one for one in self.pending if one.given not in self._settled]
 
     def trouble(self, host: str | None, judgement: Judgement) -> None:
@@ -161,7 +211,8 @@ class _Attempt:
         """How it went for each."""
         results = []
         for given in self._mail.recipients:
-            judgement, host, tls_version = self._settled.get(given) or (*self._remaining(), None)
+            settled = self._settled.get(given) or self._remaining()
+            judgement = settled.judgement
             outcome = Outcome(
                 verdict=judgement.verdict,
                 status=judgement.code,
@@ -174,22 +225,27 @@ class _Attempt:
                 is_timeout=judgement.is_timeout,
             )
             reply = judgement.text if judgement.is_from_host else None
-            results.append(RecipientResult(given, outcome, judgement.enhanced, reply, host, tls_version))
+            results.append(
+                RecipientResult(
+                    given, outcome, judgement.enhanced, reply, settled.host,
+                    settled.tls_version, settled.tls, settled.tls_warning,
+                )
+            )  # fmt: skip
         return tuple(results)
 
-    def _remaining(self) -> tuple[Judgement, str | None]:
+    def _remaining(self) -> _Settled:
         """What holds for those no host has judged: the last trouble, one in the words of a host before others."""
         if not self._troubles:
-            return _UNTRIED, None
+            return _Settled(_UNTRIED)
         codes = {judgement.code for _, judgement in self._troubles}
         host, judgement = next((one for one in reversed(self._troubles) if one[1].is_from_host), self._troubles[-1])
         if codes == {NO_MAIL_HERE}:
-            return Judgement(Verdict.PERMANENT, NO_MAIL_HERE, f"5{judgement.enhanced[1:]}", judgement.text), host
-        return judgement, host
+            judgement = Judgement(Verdict.PERMANENT, NO_MAIL_HERE, f"5{judgement.enhanced[1:]}", judgement.text)
+        return _Settled(judgement, host)
 
     def _refuse(self, recipients: tuple[str, ...] | list[str], enhanced: str, text: str) -> None:
         for given in recipients:
-            self._settled[given] = (Judgement(Verdict.PERMANENT, NO_ANSWER, enhanced, text), None, None)
+            self._settled[given] = _Settled(Judgement(Verdict.PERMANENT, NO_ANSWER, enhanced, text))
 
 
 def _common_domain(mailboxes: list[Mailbox]) -> str:
@@ -199,6 +255,12 @@ def _common_domain(mailboxes: list[Mailbox]) -> str:
     return domains.pop() if domains else ""
 
 
-def mx_transport_for(settings: Settings, clock: Clock, pool: ConnectionPool, port: int = SMTP_PORT) -> MxTransport:
+def mx_transport_for(
+    settings: Settings, clock: Clock, pool: ConnectionPool, port: int = SMTP_PORT, dnssec: str = AUTO
+) -> MxTransport:
     """The transport as configured. Raises `ConfigurationError`."""
-    return MxTransport(route_for(settings, port), settings.target_policy, settings.mx_hostname, clock, pool)
+    contexts = TlsContexts(settings.ca_file or None)
+    route, demands = route_and_demands(settings, clock, contexts, port, dnssec)
+    return MxTransport(
+        route, settings.target_policy, settings.mx_hostname, clock, pool, demands=demands, contexts=contexts
+    )

@@ -12,9 +12,11 @@ import ssl
 from collections.abc import Iterable
 from contextlib import suppress
 
+from outbound.dane import CertificateRejected, check_certificate
 from outbound.hosts import HostAddress
 from outbound.replies import CLOSING, MalformedReply, Reply, ReplyReader
 from outbound.timing import Deadline, Timeouts
+from outbound.tls import TlsContexts, TlsDemand, TlsLevel
 from outbound.wire import CRLF
 
 RECEIVED_BYTES = 16 * 1024
@@ -37,7 +39,11 @@ class ConnectionFailed(Exception):
 
 
 class TlsFailed(ConnectionFailed):
-    """The handshake failed; without TLS the same host may do."""
+    """The handshake failed, or what the host showed in it does not do; with less TLS the same host may."""
+
+
+class TlsMissing(ConnectionFailed):
+    """The host does not encrypt, and mail must not go to it in clear."""
 
 
 class HostRefuses(Exception):
@@ -56,6 +62,10 @@ class SmtpConnection:
         self.features: dict[str, str] = {}
         """What EHLO announced: upper-case keyword and its parameters."""
         self.tls_version: str | None = None
+        self.tls = TlsLevel.NONE
+        """What the session has reached."""
+        self.tls_warning: str | None = None
+        """What was demanded beyond that, in vain and without being required."""
         self.messages = 0
         """Transactions so far."""
         self.is_in_transaction = False
@@ -64,15 +74,20 @@ class SmtpConnection:
         self._reader = ReplyReader()
         self._socket: socket.socket | None = None
 
-    def open(self, our_name: str, tls: ssl.SSLContext | None, deadline: Deadline) -> None:
-        """Connect, greet, and encrypt if the host offers it. Also raises `TlsFailed`."""
+    def open(self, our_name: str, demand: TlsDemand | None, contexts: TlsContexts, deadline: Deadline) -> None:
+        """Connect, greet, and encrypt as demanded; without a demand in clear. Also raises `TlsFailed` and
+        `TlsMissing`."""
         self._connect(deadline)
         greeting = self._read(deadline.within(self._timeouts.greeting_s), "its greeting")
         if not greeting.is_positive:
             raise HostRefuses(greeting)
         self._say_hello(our_name, deadline)
-        if tls is not None and "STARTTLS" in self.features and self._start_tls(tls, deadline):
+        if demand is None:
+            return
+        if "STARTTLS" in self.features and self._start_tls(demand, contexts, deadline):
             self._say_hello(our_name, deadline)
+        else:
+            self._stay_in_clear(demand)
 
     def ask(self, line: bytes, deadline: Deadline) -> Reply:
         """Send one command and read its reply."""
@@ -150,7 +165,14 @@ class SmtpConnection:
         if not reply.is_positive:
             raise HostRefuses(reply)
 
-    def _start_tls(self, context: ssl.SSLContext, deadline: Deadline) -> bool:
+    def _stay_in_clear(self, demand: TlsDemand) -> None:
+        text = f"{self._peer} does not encrypt with STARTTLS"
+        if demand.is_required:
+            raise TlsMissing("4.7.10", f"{text} (required by {demand.reason})")
+        if demand.level is not TlsLevel.OPPORTUNISTIC:
+            self.tls_warning = text
+
+    def _start_tls(self, demand: TlsDemand, contexts: TlsContexts, deadline: Deadline) -> bool:
         """Whether the connection is encrypted now. What came in clear after the 220 must not count as if it had come
         under TLS (RFC 3207 section 4.2; CVE-2021-38371 and others)."""
         limit = deadline.within(self._timeouts.tls_s)
@@ -161,13 +183,22 @@ class SmtpConnection:
         assert self._socket is not None
         try:
             self._socket.settimeout(limit.remaining)
-            secured = context.wrap_socket(self._socket, server_hostname=_sni(self.place.host))
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", None) or str(error)
-            raise TlsFailed("4.7.5", f"the TLS handshake with {self._peer} failed: {reason}") from error
-        self._socket = secured
-        self.tls_version = secured.version()
+            name = demand.names[0] if demand.names else self.place.host
+            self._socket = contexts.fit_for(demand).wrap_socket(self._socket, server_hostname=_sni(name))
+            if demand.tlsa:
+                check_certificate(self._socket, demand.tlsa, demand.names)
+        except (OSError, ValueError, CertificateRejected) as error:
+            raise TlsFailed("4.7.5", self._tls_trouble(demand, error)) from error
+        self.tls_version = self._socket.version()
+        self.tls = demand.level
         return True
+
+    def _tls_trouble(self, demand: TlsDemand, error: Exception) -> str:
+        whose = f" (required by {demand.reason})" if demand.is_required else ""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"the certificate of {self._peer} is not valid{whose}: {error.verify_message}"
+        reason = getattr(error, "reason", None) or str(error)
+        return f"the TLS handshake with {self._peer} failed{whose}: {reason}"
 
     def _exchange(self, lines: list[bytes], deadline: Deadline) -> list[Reply]:
         for line in lines:
@@ -224,15 +255,6 @@ class SmtpConnection:
     @property
     def _peer(self) -> str:
         return f"{self.place.host} ({self.place.address})"
-
-
-def opportunistic_tls() -> ssl.SSLContext:
-    """TLS with whatever certificate and cipher the host has: the alternative is clear text (RFC 7435)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_ciphers("DEFAULT:@SECLEVEL=0")
-    return context
 
 
 def _features(reply: Reply) -> dict[str, str]:

@@ -73,7 +73,7 @@ class Taken:
 class Peer:
     """A running peer and what it has seen."""
 
-    def __init__(self, script: Script, certificate: Certificate | None) -> None:
+    def __init__(self, script: Script, certificate: Certificate | ssl.SSLContext | None) -> None:
         self.script = script
         self.port = 0
         self.lines: list[str] = []
@@ -210,7 +210,10 @@ class _Session:
 
 @contextmanager
 def running_peer(
-    script: Script, certificate: Certificate | None = None, address: str = "127.0.0.1", port: int = 0
+    script: Script,
+    certificate: Certificate | ssl.SSLContext | None = None,
+    address: str = "127.0.0.1",
+    port: int = 0,
 ) -> Iterator[Peer]:
     """Serve each connection in a thread; with a certificate, STARTTLS works (name it among the features).
 
@@ -256,7 +259,9 @@ def _multiline(lines: tuple[str, ...]) -> str:
     return "\r\n".join([*(f"250-{line}" for line in lines[:-1]), f"250 {lines[-1]}"])
 
 
-def _tls_context(certificate: Certificate) -> ssl.SSLContext:
+def _tls_context(certificate: Certificate | ssl.SSLContext) -> ssl.SSLContext:
+    if isinstance(certificate, ssl.SSLContext):
+        return certificate
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate.path, certificate.key_path)
     return context

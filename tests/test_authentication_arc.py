@@ -10,15 +10,15 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
 
+from core.authentication.canonical import Canonical, canonical_pieces, relaxed_field
+from core.authentication.tags import read_tags
 from core.config import Settings
 from core.dns_lookup import LookupBudget
 from core.verdicts import ArcVerdict, AuthResult, DmarcVerdict, Verdicts
 from inbound.authentication import ClientFacts
 from inbound.authentication.arc import MAX_SETS, check_arc
-from inbound.authentication.body_hash import Canonical, canonical_pieces
 from inbound.authentication.dkim import header_digest, read_signed_part
-from inbound.authentication.header_fields import relaxed_field, view_message
-from inbound.authentication.tags import read_tags
+from inbound.authentication.header_fields import view_message
 from tests.authentication_support import (
     CLIENT_IP,
     MAIL,

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from core.authentication.dmarc_record import organizational_domain, read_policy
 from core.dns_lookup import LookupBudget
 from core.verdicts import AuthResult, DkimSignature, DkimVerdict, DmarcPolicy, DmarcVerdict, SpfVerdict
-from inbound.authentication.dmarc import Evidence, check_dmarc, organizational_domain, read_policy, sample_of
+from inbound.authentication.dmarc import Evidence, check_dmarc, sample_of
 from tests.authentication_support import lookup_at
 from tests.authentication_zones import ZoneServer, running_zones
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.authentication.spf import MAX_EXPLANATION, SpfQuestion, check_spf
+from core.authentication.spf_macros import SpfSyntaxError, expand
+from core.authentication.spf_record import read_record
 from core.dns_lookup import LookupBudget
 from core.verdicts import AuthResult, SpfVerdict
-from inbound.authentication.spf import MAX_EXPLANATION, SpfQuestion, check_spf
-from inbound.authentication.spf_macros import SpfSyntaxError, expand
-from inbound.authentication.spf_record import read_record
 from tests.authentication_support import CLIENT_IP, lookup_at
 from tests.authentication_zones import ZoneServer, running_zones
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from core.authentication.spf import SpfQuestion, check_spf
 from core.dns_lookup import DnsLookup, LookupBudget
 from core.mx_check import make_resolver
 from core.verdicts import AuthResult
-from inbound.authentication.spf import SpfQuestion, check_spf
 from tests.authentication_zones import ZoneServer, running_zones
 
 yaml = pytest.importorskip("yaml")

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from inbound.authentication import body_hash
-from inbound.authentication.body_hash import BodyHashes, BodyLimit, Canonical, canonical_pieces
+from core.authentication import canonical
+from core.authentication.canonical import Canonical, canonical_pieces
+from inbound.authentication.body_hash import BodyHashes, BodyLimit
 from inbound.authentication.header_fields import view_message
 from inbound.headers import MAX_FIELDS, MAX_ROOT_HEADER_BYTES, split_header
 
@@ -58,7 +59,7 @@ BODIES = st.lists(st.sampled_from([b"a", b" ", b"\t", b"\r\n", b"\r", b"\n", b"b
 def test_pieces_make_the_canonical_body_wherever_they_are_cut(body: bytes, form: Canonical, block: int) -> None:
     whole = b"".join(canonical_pieces(memoryview(body), form))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(body_hash, "BLOCK_BYTES", block)
+        patch.setattr(canonical, "BLOCK_BYTES", block)
         assert b"".join(canonical_pieces(memoryview(body), form)) == whole
     assert whole == plainly(body, form)
 

@@ -50,8 +50,9 @@ def test_the_commands_for_one_machine_do_what_the_page_says(tmp_path: Path) -> N
             ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
         assert ran.returncode == 0, ran.stderr
-        created, _, health, delayed, config = ran.stdout.split("==STEP==\n")
+        created, _, purged, health, delayed, config = ran.stdout.split("==STEP==\n")
         assert json.loads(created)["account_id"] != keys["account_id"]
+        assert purged == "There was nothing to remove.\n"
         assert json.loads(health)["status"] == "ok"
         assert json.loads(delayed) == []
         assert "PILLARBOX_DATA" in config
@@ -128,5 +129,5 @@ def test_every_log_line_the_page_explains_is_written_by_the_code() -> None:
     rooms = ("cli", "inbound", "workers")
     code = "".join(path.read_text() for room in rooms for path in (ROOT / room).glob("*.py"))
     events = re.findall(r"^\| `([^`|]+;[^`|]+|storing failed|released [^`|]+)` \|", PAGE, re.MULTILINE)
-    assert len(events) == 6
+    assert len(events) == 7
     assert [event for event in events if event not in code] == []

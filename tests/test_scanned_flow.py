@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import signal
 import smtplib
 import threading
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from inbound.scanning.availability import REST_S
 from tests.gateway import Gateway, running_gateway
@@ -209,6 +212,40 @@ def test_a_virus_in_a_large_message_is_found(world: World) -> None:
     mailbox = world.address("/ok/large")
     assert world.answer(mailbox, mail("Hi.", os.urandom(400_000), EICAR))[0] == 250
     assert "virus found" in world.status(mailbox, "quarantined")["error"]
+
+
+@pytest.mark.parametrize("wrapped", ["zip", "message", "nested"])
+def test_a_virus_inside_something_is_found(world: World, wrapped: str) -> None:
+    mailbox = world.address(f"/ok/{wrapped}")
+    assert world.answer(mailbox, mail("Hi.", WRAPPERS[wrapped]()))[0] == 250
+    assert world.status(mailbox, "quarantined")["error"] == f"virus found: {FOUND_AS}"
+
+
+def zipped(content: bytes) -> bytes:
+    """A ZIP file with one member."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("inside.com", content)
+    return file.getvalue()
+
+
+WRAPPERS: dict[str, Callable[[], bytes]] = {
+    "zip": lambda: zipped(EICAR),
+    "message": lambda: mail("Look.", EICAR),
+    "nested": lambda: mail("Look.", zipped(EICAR)),
+}
+
+
+def test_what_is_held_is_stored_only_when_it_is_released(world: World) -> None:
+    mailbox = world.address("/ok/stored", attachments={"kind": "built_in"})
+    assert world.answer(mailbox, mail("Hi.", EICAR))[0] == 250
+    world.status(mailbox, "quarantined")
+    folder = world.gateway.settings.data / "messages" / "stored"
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
+    world.release(mailbox)
+    (entry,) = world.posted("/ok/stored")["attachments"]
+    assert entry["scan"]["status"] == "found"
+    assert requests.get(entry["url"], timeout=20).content == EICAR
 
 
 # --- spam ---

@@ -30,6 +30,8 @@ class Zone:
     failing: set[str] = field(default_factory=set)
     """Names about which it answers SERVFAIL."""
     asked: list[tuple[str, str]] = field(default_factory=list)
+    authentic: set[str] = field(default_factory=set)
+    """Names whose answers bear the AD flag: what a resolver says that has validated them."""
 
     def add(self, name: str, kind: str, *values: str) -> None:
         """Set the records of one name and type."""
@@ -49,7 +51,7 @@ class Zone:
         name = question.name.to_text(omit_final_dot=True).lower()
         self.asked.append((name, kind))
         response = dns.message.make_response(query)
-        response.flags |= dns.flags.RA | dns.flags.AA
+        response.flags |= dns.flags.RA | dns.flags.AA | (dns.flags.AD if name in self.authentic else 0)
         for _ in range(MAX_CHAIN):
             if name in self.failing:
                 response.set_rcode(dns.rcode.SERVFAIL)

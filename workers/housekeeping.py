@@ -104,11 +104,18 @@ class Household:
 class Housekeeper:
     """Tidies every few minutes in a thread of its own, so that nothing else in its process is ever late."""
 
-    def __init__(self, settings: Settings, database: Database, clock: Clock, first_after_s: float = FIRST_AFTER_S):
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        clock: Clock,
+        first_after_s: float = FIRST_AFTER_S,
+        limits: PurgeLimits = DEFAULT_LIMITS,
+    ) -> None:
         self._stop = threading.Event()
         self._database = database
         self._first_after_s = first_after_s
-        self._household = Household(settings, database, clock, self._stop)
+        self._household = Household(settings, database, clock, self._stop, limits)
         self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
 
     def start(self) -> None:

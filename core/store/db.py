@@ -24,7 +24,6 @@ from core.store.reclaim import convert_if_small
 
 SQLITE_BUSY_TIMEOUT_MS = 10_000
 SQLITE_PRAGMAS = {
-    "auto_vacuum": "incremental",  # of a file that is new; before journal_mode, which makes the first page
     "journal_mode": "wal",  # readers never wait for the writer
     "synchronous": "full",  # a commit is on disk when it returns: 250 depends on it
     "foreign_keys": 1,

@@ -16,8 +16,8 @@ from core.errors import StorageUnavailable
 if TYPE_CHECKING:
     from core.store.db import Database
 
-STEP_PAGES = 500
-"""Moved in one transaction: some 2 MB."""
+STEP_PAGES = 250
+"""Moved in one transaction: a megabyte. Measured: 3 ms, at times 30; larger steps get no more done in all."""
 KEPT_SHARE = 0.1
 """Of the file stays free for what comes next: to move all pages for the last megabyte is not worth it."""
 KEPT_PAGES = 1_000
@@ -62,12 +62,13 @@ def rewrite(database: Database) -> None:
     Raises `StorageUnavailable`, also when somebody is writing now.
     """
     if not database.is_postgres:
-        _run(database, "VACUUM")
+        # Not a pragma of every connection: to set this is to write.
+        _run(database, "PRAGMA auto_vacuum = INCREMENTAL; VACUUM")
         _run(database, "PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def convert_if_small(database: Database) -> None:
-    """Rewrite a small file of version 0.1. Where that is not possible now, another time will do."""
+    """Rewrite a file that is new, or small and of version 0.1. Where that is not possible now, another time will do."""
     if can_give_back(database) or _pages(database) * _ask(database, "page_size") > SMALL_BYTES:
         return
     with suppress(StorageUnavailable):

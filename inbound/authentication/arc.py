@@ -7,6 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from core.authentication.canonical import CRLF, relaxed_field
+from core.authentication.keys import KeyProblem, find_key
+from core.authentication.tags import MalformedTags, TagList, read_tags
 from core.dns_lookup import DnsLookup, LookupBudget, LookupFailed
 from core.verdicts import ArcVerdict, AuthResult
 from inbound.authentication.body_hash import BodyHashes
@@ -18,10 +21,8 @@ from inbound.authentication.dkim import (
     verify_part,
 )
 from inbound.authentication.dmarc import Evidence
-from inbound.authentication.header_fields import CRLF, HeaderField, MessageView, relaxed_field
-from inbound.authentication.keys import KeyProblem, find_key
+from inbound.authentication.header_fields import HeaderField, MessageView
 from inbound.authentication.results_reader import Result, read_results
-from inbound.authentication.tags import MalformedTags, TagList, read_tags
 
 MAX_SETS = 50
 """RFC 8617 section 4.2.1."""

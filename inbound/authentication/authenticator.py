@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import structlog
 
+from core.authentication.spf import SpfQuestion, check_spf
 from core.clock import SECOND_MS, Clock
 from core.config import Settings
 from core.dns_lookup import DnsLookup, LookupBudget
@@ -25,7 +26,6 @@ from inbound.authentication.dkim import check_dkim
 from inbound.authentication.dmarc import author_domain, check_dmarc, sample_of
 from inbound.authentication.header_fields import MessageView, view_message
 from inbound.authentication.received import original_client
-from inbound.authentication.spf import SpfQuestion, check_spf
 from inbound.clients import client_ip, is_within
 
 OUR_FAULT = "the check failed here"

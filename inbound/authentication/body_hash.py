@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 
-from inbound.authentication.header_fields import CRLF, has_bare_lf, single_spaced, with_crlf
-
-BLOCK_BYTES = 256 * 1024
-"""How much of a body is brought into canonical form at once."""
-
-
-class Canonical(StrEnum):
-    """How much rewriting on the way a signature forgives."""
-
-    SIMPLE = "simple"
-    RELAXED = "relaxed"
+from core.authentication.canonical import Canonical, canonical_pieces, has_bare_lf, with_crlf
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,55 +74,3 @@ def _hash(body: memoryview, canonical: Canonical, lengths: set[int | None]) -> d
         found[limits.pop()] = hasher.digest()
     found[None] = hasher.digest()
     return found
-
-
-def canonical_pieces(body: memoryview, canonical: Canonical) -> Iterator[bytes]:
-    """The canonical body, piece by piece: no empty lines at its end, and a CRLF behind its last line.
-
-    An empty body is CRLF in simple form and nothing in relaxed form.
-    """
-    held = 0
-    is_empty = True
-    for block in _blocks(body):
-        data = _relaxed(block) if canonical is Canonical.RELAXED else block
-        kept = _without_final_crlfs(data)
-        if kept:
-            if held:
-                yield CRLF * held
-            yield data[:kept]
-            held = 0
-            is_empty = False
-        held += (len(data) - kept) // len(CRLF)
-    if not is_empty or canonical is Canonical.SIMPLE:
-        yield CRLF
-
-
-def _blocks(body: memoryview) -> Iterator[bytes]:
-    """The body in pieces that end where a line ends, so that white space before a line end is never torn from it."""
-    pending: list[bytes] = []
-    for start in range(0, len(body), BLOCK_BYTES):
-        block = bytes(body[start : start + BLOCK_BYTES])
-        cut = block.rfind(CRLF) + len(CRLF)
-        if cut < len(CRLF):
-            pending.append(block)
-            continue
-        yield b"".join([*pending, block[:cut]])
-        pending = [block[cut:]]
-    rest = b"".join(pending)
-    if rest:
-        yield rest
-
-
-def _relaxed(block: bytes) -> bytes:
-    """White space runs become one space, and none stays before a line end."""
-    return single_spaced(block).replace(b" \r\n", CRLF).removesuffix(b" ")
-
-
-def _without_final_crlfs(data: bytes) -> int:
-    """How many bytes there are before the line ends at the end."""
-    tail = len(data.rstrip(CRLF))
-    end = data[tail:]
-    broken = max(end.rfind(b"\r\r"), end.rfind(b"\n\n")) + 1  # from here on CR and LF alternate
-    if not end.endswith(b"\n"):
-        return len(data)
-    return tail + broken + (1 if end[broken : broken + 1] == b"\n" else 0)

@@ -10,12 +10,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from core.authentication.canonical import CRLF, Canonical, relaxed_field
+from core.authentication.keys import KeyProblem, SignerKey, find_key
+from core.authentication.tags import MalformedTags, TagList, read_tags
 from core.dns_lookup import DnsLookup, LookupBudget, LookupFailed
 from core.verdicts import AuthResult, DkimSignature, DkimVerdict
-from inbound.authentication.body_hash import BodyHashes, BodyLimit, Canonical
-from inbound.authentication.header_fields import CRLF, HeaderField, MessageView, relaxed_field
-from inbound.authentication.keys import KeyProblem, SignerKey, find_key
-from inbound.authentication.tags import MalformedTags, TagList, read_tags
+from inbound.authentication.body_hash import BodyHashes, BodyLimit
+from inbound.authentication.header_fields import HeaderField, MessageView
 
 MAX_SIGNATURES = 10
 """Signatures that are verified; mail through several services has four or five."""

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
 
-from publicsuffixlist import PublicSuffixList
-
+from core.authentication.dmarc_record import ALL_PERCENT, DmarcRecord, is_policy, organizational_domain, read_policy
 from core.dns_lookup import DnsLookup, LookupBudget, LookupFailed, RecordType
 from core.verdicts import AuthResult, DkimSignature, DkimVerdict, DmarcPolicy, DmarcVerdict, SpfVerdict
 from inbound.authentication.address_list import from_domain
 from inbound.authentication.header_fields import MessageView
-from inbound.authentication.tags import MalformedTags, TagList, read_tags
 
-ALL_PERCENT = 100
-_REMEMBERED = 4_096
-_VERSION = b"v=dmarc1"
 _WEAKER = {DmarcPolicy.REJECT: DmarcPolicy.QUARANTINE, DmarcPolicy.QUARANTINE: DmarcPolicy.NONE}
 
 
@@ -29,17 +22,6 @@ class Evidence:
     """The domain for which SPF passes."""
     dkim: tuple[str, ...] = ()
     """The domains whose signatures pass and cover the whole body."""
-
-
-@dataclass(frozen=True, slots=True)
-class DmarcRecord:
-    """What a domain's owner publishes (RFC 7489 section 6.3)."""
-
-    policy: DmarcPolicy
-    subdomain_policy: DmarcPolicy
-    percent: int
-    is_dkim_strict: bool
-    is_spf_strict: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +87,6 @@ def align(domain: str, evidence: Evidence, record: DmarcRecord) -> Alignment:
     )
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def organizational_domain(domain: str) -> str:
-    """The domain below a public suffix that a domain belongs to; a public suffix is its own (section 3.2)."""
-    return _suffixes().privatesuffix(domain) or domain
-
-
-def read_policy(texts: Sequence[bytes]) -> DmarcRecord | None:
-    """The policy among the TXT records of a name; None without exactly one (section 6.6.3)."""
-    policies = [text for text in texts if _is_policy(text)]
-    if len(policies) != 1:
-        return None
-    try:
-        return _read_policy(read_tags(policies[0]))
-    except MalformedTags:
-        return None
-
-
 def _find_record(domain: str, lookup: DnsLookup, budget: LookupBudget) -> tuple[DmarcRecord, bool] | None:
     """The record, and whether it is the domain's own rather than its organizational domain's."""
     organization = organizational_domain(domain)
@@ -130,42 +95,9 @@ def _find_record(domain: str, lookup: DnsLookup, budget: LookupBudget) -> tuple[
         record = read_policy(texts)
         if record is not None:
             return record, asked == domain
-        if any(map(_is_policy, texts)):
+        if any(map(is_policy, texts)):
             return None  # policies that cannot be used end the search (section 6.6.3)
     return None
-
-
-def _is_policy(text: bytes) -> bool:
-    name, _, value = text.partition(b";")[0].partition(b"=")
-    return b"=".join((name.strip().lower(), value.strip().lower())) == _VERSION
-
-
-def _read_policy(tags: TagList) -> DmarcRecord | None:
-    policy = _policy(tags, "p", DmarcPolicy.NONE if "rua" in tags.values else None)
-    if policy is None:
-        return None
-    return DmarcRecord(
-        policy=policy,
-        subdomain_policy=_policy(tags, "sp", policy) or policy,
-        percent=_percent(tags),
-        is_dkim_strict=tags.values.get("adkim", b"r").lower() == b"s",
-        is_spf_strict=tags.values.get("aspf", b"r").lower() == b"s",
-    )
-
-
-def _policy(tags: TagList, name: str, otherwise: DmarcPolicy | None) -> DmarcPolicy | None:
-    try:
-        return DmarcPolicy(tags.text(name))
-    except (ValueError, MalformedTags):
-        return otherwise
-
-
-def _percent(tags: TagList) -> int:
-    try:
-        percent = tags.number("pct", max_digits=3)
-    except MalformedTags:
-        return ALL_PERCENT
-    return ALL_PERCENT if percent is None else min(percent, ALL_PERCENT)
 
 
 def sample_of(raw_header: bytes) -> int:
@@ -193,9 +125,3 @@ def _is_aligned(author: str, shown: str, is_strict: bool) -> bool:
     if is_strict or author == shown:
         return author == shown
     return organizational_domain(author) == organizational_domain(shown)
-
-
-@cache
-def _suffixes() -> PublicSuffixList:
-    """The list that comes with the package; read once, in some 50 ms."""
-    return PublicSuffixList()

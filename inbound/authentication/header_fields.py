@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from core.authentication.canonical import CRLF, relaxed_field, with_crlf
 from inbound.headers import MAX_FIELDS, MAX_ROOT_HEADER_BYTES
 
-CRLF = b"\r\n"
 _FIELD = re.compile(rb"([!-9;-~\x80-\xff]++)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)(?:\n|\Z)")
 _FIELD_START = re.compile(rb"[!-9;-~]++[ \t]*+:")
 _BLANK_LINE = re.compile(rb"\n\r?\n")
@@ -52,20 +52,6 @@ class MessageView:
         return [found for found in self.fields if found.name == name]
 
 
-def relaxed_field(name: bytes, value: bytes) -> bytes:
-    """One field in "relaxed" canonical form, with CRLF; the value comes without its last line end."""
-    return name + b":" + single_spaced(value.replace(CRLF, b"")).strip(b" ") + CRLF
-
-
-def single_spaced(data: bytes) -> bytes:
-    """Each run of spaces and tabs made one space. The rounds halve the runs, so that all of them together are linear;
-    a regular expression would be, too, and several times slower."""
-    data = data.replace(b"\t", b" ")
-    while b"  " in data:
-        data = data.replace(b"  ", b" ")
-    return data
-
-
 def view_message(raw: bytes) -> MessageView:
     """Split a message. Total: what is no header is body."""
     if raw.startswith((b"\n", b"\r\n")):
@@ -81,16 +67,6 @@ def view_message(raw: bytes) -> MessageView:
     else:
         body_start = _end_of_header(raw, window_end - 2) if window_end < len(raw) else len(raw)
     return MessageView(tuple(fields), memoryview(raw)[body_start:])
-
-
-def with_crlf(data: bytes) -> bytes:
-    """The same lines, each bare LF made CRLF."""
-    return data.replace(CRLF, b"\n").replace(b"\n", CRLF)
-
-
-def has_bare_lf(data: bytes) -> bool:
-    """Whether some line does not end in CRLF."""
-    return data.count(b"\n") != data.count(CRLF)
 
 
 def _split_fields(block: bytes) -> tuple[list[HeaderField], int]:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from core.authentication.spf_macros import SpfSyntaxError, check_domain_spec, check_macros
 from core.netguard import IPNetwork
 from core.verdicts import AuthResult
-from inbound.authentication.spf_macros import SpfSyntaxError, check_domain_spec, check_macros
 
 IPV4_BITS = 32
 IPV6_BITS = 128

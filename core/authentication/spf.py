@@ -11,11 +11,11 @@ import ipaddress
 from dataclasses import dataclass
 
 from core.addresses import normalise_domain
+from core.authentication.spf_macros import SpfSyntaxError, expand, expand_domain
+from core.authentication.spf_record import Directive, Mechanism, SpfRecord, is_spf_record, read_record
 from core.dns_lookup import Answer, DnsLookup, LookupBudget, LookupFailed, RecordType
 from core.netguard import IPAddress
 from core.verdicts import AuthResult, SpfVerdict
-from inbound.authentication.spf_macros import SpfSyntaxError, expand, expand_domain
-from inbound.authentication.spf_record import Directive, Mechanism, SpfRecord, is_spf_record, read_record
 
 MAX_LOOKUPS = 10
 """Terms that ask the DNS (RFC 7208 section 4.6.4)."""

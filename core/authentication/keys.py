@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from core.authentication.tags import MalformedTags, TagList, read_tags
 from core.dns_lookup import DnsLookup, LookupBudget, RecordType
 from core.verdicts import AuthResult
-from inbound.authentication.tags import MalformedTags, TagList, read_tags
 
 MIN_RSA_BITS = 1024
 """Shorter keys are not believed (RFC 8301 section 3.2)."""
@@ -62,7 +62,7 @@ def find_key(domain: str, selector: str, algorithm: str, lookup: DnsLookup, budg
     problem = KeyProblem(AuthResult.PERMERROR, "there is no key at this selector")
     for text in texts[:MAX_KEY_RECORDS]:
         try:
-            return _read_key(text, algorithm)
+            return read_key(text, algorithm)
         except MalformedTags as error:
             problem = KeyProblem(AuthResult.PERMERROR, f"the key record is malformed: {error}")
         except KeyProblem as error:
@@ -70,7 +70,8 @@ def find_key(domain: str, selector: str, algorithm: str, lookup: DnsLookup, budg
     raise problem
 
 
-def _read_key(text: bytes, algorithm: str) -> SignerKey:
+def read_key(text: bytes, algorithm: str) -> SignerKey:
+    """The key in one TXT record. Raises `KeyProblem` and `MalformedTags`."""
     tags = read_tags(text)
     tags.require("p")
     if "v" in tags.values and (tags.values["v"] != b"DKIM1" or tags.order[0] != "v"):
