@@ -42,6 +42,7 @@ def up(settings: Settings) -> None:
 @click.pass_obj
 def smtp(settings: Settings) -> None:
     """Run one receiver; several may share the port."""
+    from cli.ending import end_without_waiting_for_threads
     from cli.file_limit import raise_open_file_limit
     from core.store.db import Database
     from inbound.server import serve
@@ -50,6 +51,7 @@ def smtp(settings: Settings) -> None:
     raise_open_file_limit()
     bell = Doorbell(settings.redis_location)
     serve(settings, Database(settings.database_location), bell.ring)
+    end_without_waiting_for_threads()
 
 
 @cli.command()

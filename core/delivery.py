@@ -29,6 +29,8 @@ class DeliveryKind(StrEnum):
     """A DSN of ours, by SMTP, to the sender of a mail that the target rejected."""
 
 
+MAIL_KINDS = (DeliveryKind.FORWARD, DeliveryKind.BOUNCE)
+"""What goes by SMTP: statuses are its reply codes, and hosts are slower than URLs."""
 RECEIVED_KINDS = (DeliveryKind.INBOUND, DeliveryKind.FORWARD)
 """Received mail on its way to its target: what customers see as incoming statuses."""
 

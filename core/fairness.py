@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from core.clock import SECOND_MS
-from core.delivery import Outcome
+from core.delivery import Outcome, Verdict
 
 BREAKER_FAILURES = 5
 """Consecutive failures after which a host is left alone for a while."""
@@ -18,12 +18,16 @@ BREAKER_FIRST_PAUSE_MS = 5 * SECOND_MS
 BREAKER_LONGEST_PAUSE_MS = 60 * SECOND_MS
 SLOW_MS = 3 * SECOND_MS
 """A host that takes longer than this for one answer, or is doing so now, counts as slow."""
+SLOW_MAIL_MS = 60 * SECOND_MS
+"""The same for mail hosts: greylisting, greeting delays and content scans make tens of seconds usual."""
 NEWCOMER_CONCURRENCY = 4
 """In flight at once to a host of which this worker has not yet seen a good answer."""
 FAILING_CONCURRENCY = 2
 """In flight at once to a host whose last attempt failed."""
 SLOW_CONCURRENCY = 8
 """In flight at once to a host that answers, but slowly."""
+CLOSING = 421
+"""SMTP: the service is not available (RFC 5321 section 4.2.3)."""
 SUSPECT_POOL_SHARE = 0.25
 """All suspect hosts together may hold this share of a worker's places."""
 
@@ -69,6 +73,7 @@ class ClaimPlan:
         health: Mapping[str, HostHealth],
         proven_hosts: Collection[str],
         now_ms: int,
+        slow_ms: int = SLOW_MS,
     ) -> None:
         self.chosen: list[str] = []
         self._free = free_places
@@ -76,6 +81,7 @@ class ClaimPlan:
         self._load = load
         self._health = health
         self._proven_hosts = proven_hosts
+        self._slow_ms = slow_ms
         self._now_ms = now_ms
         self._in_flight = Counter({host: entry.count for host, entry in load.items()})
         suspects = sum(entry.count for host, entry in load.items() if self._is_suspect(host))
@@ -124,7 +130,7 @@ class ClaimPlan:
     def _is_suspect(self, host: str) -> bool:
         health = self._health.get(host, HEALTHY)
         load = self._load.get(host)
-        return health.failures > 0 or health.is_slow or (load is not None and load.oldest_age_ms > SLOW_MS)
+        return health.failures > 0 or health.is_slow or (load is not None and load.oldest_age_ms > self._slow_ms)
 
 
 def health_after(health: HostHealth, outcome: Outcome, now_ms: int) -> HostHealth:
@@ -138,6 +144,25 @@ def health_after(health: HostHealth, outcome: Outcome, now_ms: int) -> HostHealt
     is_slow = outcome.duration_ms > SLOW_MS
     if 0 < outcome.status < 500:
         return replace(HEALTHY, is_slow=is_slow)
+    return _failed_once_more(health, now_ms, is_slow)
+
+
+def mail_health_after(health: HostHealth, outcome: Outcome, now_ms: int) -> HostHealth:
+    """The same for a mail host, whose statuses are SMTP's.
+
+    A host that judges a recipient, however it does, is well; one that cannot be talked with, or says 421, is failing.
+    A refusal of our own, before any host was asked (PERMANENT without a status), says nothing of it.
+    """
+    is_own_refusal = outcome.verdict is Verdict.PERMANENT and outcome.status == 0
+    if outcome.is_our_fault or is_own_refusal:
+        return health
+    is_slow = outcome.duration_ms > SLOW_MAIL_MS
+    if outcome.status not in (0, CLOSING):
+        return replace(HEALTHY, is_slow=is_slow)
+    return _failed_once_more(health, now_ms, is_slow)
+
+
+def _failed_once_more(health: HostHealth, now_ms: int, is_slow: bool) -> HostHealth:
     failures = health.failures + 1
     return HostHealth(failures, now_ms + _breaker_pause(failures) if failures >= BREAKER_FAILURES else 0, is_slow)
 

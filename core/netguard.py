@@ -91,9 +91,9 @@ def target_host(url: str) -> str:
 
     Of a mailbox it is its domain, `mailto://example.com`.
     """
+    if is_mailbox(url):
+        return f"{MAILTO}://{url.rpartition('@')[2].lower()}"
     parts = urlsplit(url)
-    if parts.scheme == MAILTO:
-        return f"{MAILTO}://{parts.path.rpartition('@')[2].lower()}"
     host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{parts.port or DEFAULT_PORTS[parts.scheme]}"
 

@@ -18,7 +18,16 @@ SOFT_PIECES = (
     *("boîte pleine", "boîte aux lettres est pleine", "buzón lleno", "casella piena", "caixa cheia", "ящик переполнен"),
     "邮箱已满",
     # later
-    *("greylist", "graylist", "grey-list", "try again later", "try later", "retry later", "temporar", "too many connections"),
+    *(
+        "greylist",
+        "graylist",
+        "grey-list",
+        "try again later",
+        "try later",
+        "retry later",
+        "temporar",
+        "too many connections",
+    ),
     *("too many messages", "too many unknown", "too many invalid", "too many errors", "rate limit", "ratelimit"),
     *("at a rate", "throttl", "too busy", "system busy", "resources unavailable", "deferred"),
     *("timed out", "timeout", "time out", "connection refused", "connection reset", "no route to host"),
@@ -31,7 +40,18 @@ SOFT_PIECES = (
 BLOCK_PIECES = (
     # what we are taken for
     *("spam", "junk mail", "blacklist", "black list", "blocklist", "block list", "block-list", "denylist", "dnsbl"),
-    *(" rbl", "blocked", "banned", "listed in", "listed at", "reputation", "abuse", "unsolicited", "bulk mail"),
+    *(
+        " rbl",
+        "blocked",
+        "banned",
+        " is listed ",
+        "listed at",
+        "listed by",
+        "reputation",
+        "abuse",
+        "unsolicited",
+        "bulk mail",
+    ),
     *("unusual rate", "suspicious", "complaint", "phish", "virus", "malware", "infected", "poor sending"),
     # policy and authentication
     *("policy", "policies", "dmarc", "dkim", "spf ", "sender id", "not authorized", "not authorised"),
@@ -41,8 +61,25 @@ BLOCK_PIECES = (
     *("relay not permitted", "not accept mail from", "only accepts mail from", "restricted", "administrative"),
     *("client host rejected", "access denied by", "prohibit", "refused by filter", "tls required", "starttls"),
     # what was sent
-    *("content rejected", "message rejected", "message content", "message refused", "attachment type", "illegal attachment", "too large"),
-    *("too big", "exceeds size", "size limit", "message size", "line too long", "not rfc", "invalid header", "8bitmime"),
+    *(
+        "content rejected",
+        "message rejected",
+        "message content",
+        "message refused",
+        "attachment type",
+        "illegal attachment",
+        "too large",
+    ),
+    *(
+        "too big",
+        "exceeds size",
+        "size limit",
+        "message size",
+        "line too long",
+        "not rfc",
+        "invalid header",
+        "8bitmime",
+    ),
     *("smtputf8", "invalid charset"),
 )
 """Not from us, or not this: reputation, policy, authentication, content. Says nothing against the address."""

@@ -85,12 +85,17 @@ class Route:
         """What its delivery is."""
         if self.returns_to is not None:
             return DeliveryKind.BOUNCE
-        return DeliveryKind.FORWARD if self.is_forwarded else DeliveryKind.INBOUND
+        return kind_of(self.target)
 
     @property
     def is_plain(self) -> bool:
         """Whether nothing about it asks for a look at the mail before it is taken."""
         return self.settings == DEFAULT_ADDRESS_SETTINGS and not self.rules and not self.is_forwarded
+
+
+def kind_of(target: str) -> DeliveryKind:
+    """What the delivery of received mail to a target is."""
+    return DeliveryKind.FORWARD if is_mailbox(target) else DeliveryKind.INBOUND
 
 
 class AddressBook(Protocol):

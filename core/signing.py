@@ -31,7 +31,9 @@ def signature_headers(
     While a secret is being replaced there are two signatures: receivers that know either are content.
     """
     signed = b".".join((delivery_id.encode(), str(timestamp_s).encode(), body))
-    signatures = [_signature(known, signed) for known in (secret, previous_secret) if known is not None]
+    signatures = [_signature(secret, signed)]
+    if previous_secret is not None:
+        signatures.append(_signature(previous_secret, signed))
     return {
         "webhook-id": delivery_id,
         "webhook-timestamp": str(timestamp_s),

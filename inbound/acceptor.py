@@ -14,7 +14,7 @@ import structlog
 
 from core.delivery import DeliveryKind
 from core.errors import StorageUnavailable
-from core.services.acceptance import AcceptedMail, is_stored, store_accepted
+from core.services.acceptance import AcceptedMail, drop_unless_stored, store_accepted
 from core.store.blobs import BlobStore
 from core.store.db import Database
 from inbound.spool import SpooledMessage
@@ -82,17 +82,10 @@ class Acceptor:
             raise StorageUnavailable("the database does not answer") from error
         except StorageUnavailable:
             if mail.blob_key is not None:
-                await loop.run_in_executor(self._blob_threads, self._drop_blob, mail.blob_key, mail.message_id)
+                await loop.run_in_executor(
+                    self._blob_threads, drop_unless_stored, self._database, self._blobs, mail.message_id
+                )
             raise
-
-    def _drop_blob(self, key: str, message_id: str) -> None:
-        """A sender that comes again and again must not fill the disk with what no row knows of.
-
-        When the database is away, a commit may yet have happened: then the blob stays.
-        """
-        with contextlib.suppress(StorageUnavailable):
-            if not is_stored(self._database, message_id):
-                self._blobs.delete(key)
 
     def _commit_until_stopped(self) -> None:
         while (first := self._waiting.get()) is not _STOP:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -12,7 +12,7 @@ import structlog
 
 from core.address_settings import AddressSettings
 from core.clock import SECOND_MS, Clock
-from core.delivery import Outcome, Verdict
+from core.delivery import DeliveryKind, Outcome, Verdict
 from core.errors import StorageUnavailable
 from core.netguard import is_mailbox
 from core.object_stores import StoreFailed
@@ -34,6 +34,9 @@ MEMORY_BUDGET = 256 * 1024 * 1024
 """Bytes that large messages may take in a worker at once, all their copies counted."""
 COPIES = 4
 """Raw, decoded, encoded and payload: about what one message takes at its peak."""
+MAILING_BUDGET = 128 * 1024 * 1024
+"""The same for mail on its way to mailboxes."""
+MAILING_COPIES = 3
 
 log = structlog.get_logger("worker")
 
@@ -47,11 +50,13 @@ class MemoryBudget:
         self._changed = threading.Condition()
 
     @contextmanager
-    def hold(self, size: int) -> Iterator[None]:
-        """Hold `size` bytes, or all of the budget when that is less."""
+    def hold(self, size: int, patience_s: float | None = None) -> Iterator[None]:
+        """Hold `size` bytes, or all of the budget when that is less. Raises `StorageUnavailable` when they do not
+        come free in time."""
         held = min(size, self._total)
         with self._changed:
-            self._changed.wait_for(lambda: self._free >= held)
+            if not self._changed.wait_for(lambda: self._free >= held, patience_s):
+                raise StorageUnavailable("too many large messages are being worked on at this moment")
             self._free -= held
         try:
             yield
@@ -70,13 +75,15 @@ class _Findings:
     """A delivery with all that is known of it before it is sent."""
 
     delivery: ClaimedDelivery
-    """With verdicts in its envelope."""
+    """With verdicts and flags in its envelope, and its judgement."""
     raw: bytes
     message: Reader
     verdicts: Verdicts | None
     """Set when the checks were made this time."""
     judgement: Judgement | None
     """Set when rules and checks were asked this time."""
+    text: str | None
+    """The beginning of the message's text, to search in, when it was read this time."""
 
 
 class InboundAttempt:
@@ -89,7 +96,7 @@ class InboundAttempt:
         blobs: BlobStore,
         inspector: Inspector,
         presentation: Presentation,
-        bouncer: Bouncer,
+        bouncer: Bouncer | None,
         clock: Clock,
     ) -> None:
         self._forwarder = forwarder
@@ -100,41 +107,49 @@ class InboundAttempt:
         self._bouncer = bouncer
         self._clock = clock
         self._budget = MemoryBudget(MEMORY_BUDGET)
+        self._mailing_budget = MemoryBudget(MAILING_BUDGET)
 
-    def limit_ms(self, timeout_s: float, settings: AddressSettings) -> int:
+    def limit_ms(self, timeout_s: float, settings: AddressSettings, size: int) -> int:
         """The longest that an attempt may take whose target has so many seconds."""
-        return int((timeout_s + self._inspector.longest_s + self._presentation.longest_s(settings)) * SECOND_MS)
+        reading_s = self._blobs.longest_s if size > INLINE_LIMIT else 0
+        preparing_s = self._inspector.longest_s + self._presentation.longest_s(settings)
+        return int((timeout_s + reading_s + preparing_s) * SECOND_MS)
 
     def __call__(self, delivery: ClaimedDelivery, timeout_s: float | None = None) -> FinishedAttempt:
         """Make the attempt; never raises. `timeout_s` is for the target, None for what the settings say."""
         started_ms = self._clock()
         try:
-            if delivery.size <= INLINE_LIMIT:
-                return self._attempt(delivery, timeout_s)
-            with self._budget.hold(delivery.size * COPIES):
-                return self._attempt(delivery, timeout_s)
-        except StoreFailed as error:
-            problem = str(error)  # a customer's own store: the text is for him
-        except StorageUnavailable as error:
-            log.warning("attempt put off", delivery_id=delivery.delivery_id, reason=str(error))
-            problem = f"{error} (not the target's fault)"
-        except Exception:
-            log.exception("attempt failed", delivery_id=delivery.delivery_id)
-            problem = "an error of ours; it is in the log (not the target's fault)"
-        return FinishedAttempt(delivery, self._failure(started_ms, problem))
+            with self._memory_for(delivery):
+                if self._clock() > delivery.lease_end_ms:
+                    raise StorageUnavailable("the attempt had to wait for too long")
+                found = self._find_out(delivery)
+                return self._finished(found, self._deliver(found, timeout_s, started_ms))
+        except Exception as error:  # noqa: BLE001 (logged there)
+            return FinishedAttempt(delivery, self._failure(delivery, error, started_ms))
 
-    def _attempt(self, delivery: ClaimedDelivery, timeout_s: float | None) -> FinishedAttempt:
-        found = self._find_out(delivery)
-        judgement = found.judgement or found.delivery.judgement
-        if judgement is not None and judgement.action is not JudgedAction.ACCEPT and not delivery.is_released:
-            return self._finished(found, self._held(judgement))
-        if judgement is not None and judgement.flags:
-            envelope = replace(found.delivery.envelope, flags=judgement.flags)
-            found = replace(found, delivery=replace(found.delivery, envelope=envelope))
-        if not is_mailbox(delivery.target):
-            return self._finished(found, self._post(found, timeout_s))
-        content = self._presentation.traced(found.delivery, found.raw)
-        return self._finished(found, self._forward_mail(found.delivery, content))
+    def _memory_for(self, delivery: ClaimedDelivery) -> AbstractContextManager[None]:
+        """Mail to mailboxes has a budget of its own: its hosts may hang for minutes."""
+        if delivery.size <= INLINE_LIMIT:
+            return nullcontext()
+        patience_s = max(0.0, (delivery.lease_end_ms - self._clock()) / SECOND_MS)
+        if delivery.kind is DeliveryKind.FORWARD:
+            return self._mailing_budget.hold(delivery.size * MAILING_COPIES, patience_s)
+        return self._budget.hold(delivery.size * COPIES, patience_s)
+
+    def _deliver(self, found: _Findings, timeout_s: float | None, started_ms: int) -> Outcome:
+        """Whatever goes wrong from here on, what was found out is kept."""
+        delivery = found.delivery
+        judgement = delivery.judgement
+        try:
+            if judgement is not None and judgement.action is not JudgedAction.ACCEPT and not delivery.is_released:
+                return Outcome(Verdict.HELD, 0, self._clock(), 0, judgement.reason)
+            if is_mailbox(delivery.target) != (delivery.kind is DeliveryKind.FORWARD):
+                raise StorageUnavailable("the target has changed at this moment")
+            if is_mailbox(delivery.target):
+                return self._forward_mail(delivery, self._presentation.traced(delivery, found.raw))
+            return self._post(found, timeout_s)
+        except Exception as error:  # noqa: BLE001 (logged there)
+            return self._failure(delivery, error, started_ms)
 
     def _find_out(self, delivery: ClaimedDelivery) -> _Findings:
         """Make the checks and ask the rules, unless that was done before."""
@@ -147,7 +162,18 @@ class InboundAttempt:
         if delivery.judgement is None and (delivery.rules or delivery.is_checked or verdicts is not None):
             case = Case(delivery.envelope, delivery.size, message, delivery.rules, delivery.settings)
             judgement = judge_case(case).after_acceptance()
-        return _Findings(delivery, raw, message, verdicts, judgement)
+        known = judgement or delivery.judgement
+        flags = known.flags if known is not None else ()
+        envelope = replace(delivery.envelope, flags=flags) if flags else delivery.envelope
+        text = message().plain if delivery.attempt_number == 1 or verdicts is not None else None
+        return _Findings(
+            delivery=replace(delivery, envelope=envelope, judgement=known),
+            raw=raw,
+            message=message,
+            verdicts=verdicts,
+            judgement=judgement,
+            text=text[:SEARCHED_TEXT_LENGTH] if text else None,
+        )
 
     def _post(self, found: _Findings, timeout_s: float | None) -> Outcome:
         delivery = found.delivery
@@ -167,13 +193,18 @@ class InboundAttempt:
             )
         )
 
-    def _failure(self, started_ms: int, problem: str) -> Outcome:
-        """The target was never asked."""
+    def _failure(self, delivery: ClaimedDelivery, error: Exception, started_ms: int) -> Outcome:
+        """The target was not asked, or we do not know: not its fault."""
+        if isinstance(error, StoreFailed):
+            problem = str(error)  # a customer's own store: the text is for him
+        elif isinstance(error, StorageUnavailable):
+            log.warning("attempt put off", delivery_id=delivery.delivery_id, reason=str(error))
+            problem = f"{error} (not the target's fault)"
+        else:
+            log.error("attempt failed", delivery_id=delivery.delivery_id, exc_info=error)
+            problem = "an error of ours; it is in the log (not the target's fault)"
         duration_ms = max(0, self._clock() - started_ms)
         return Outcome(Verdict.TEMPORARY, 0, started_ms, duration_ms, problem, is_our_fault=True)
-
-    def _held(self, judgement: Judgement) -> Outcome:
-        return Outcome(Verdict.HELD, 0, self._clock(), 0, judgement.reason)
 
     def _read_blob(self, delivery: ClaimedDelivery) -> bytes:
         if delivery.blob_key is None:
@@ -181,14 +212,21 @@ class InboundAttempt:
         return self._blobs.get(delivery.blob_key)
 
     def _finished(self, found: _Findings, outcome: Outcome) -> FinishedAttempt:
-        delivery = found.delivery
-        text = found.message().plain if delivery.attempt_number == 1 else None
-        is_refused = outcome.verdict is Verdict.PERMANENT
         return FinishedAttempt(
-            delivery=delivery,
+            delivery=found.delivery,
             outcome=outcome,
-            body_text=text[:SEARCHED_TEXT_LENGTH] if text else None,
+            body_text=found.text,
             verdicts=found.verdicts,
             judgement=found.judgement,
-            bounce=self._bouncer.compose(delivery, found.raw, outcome) if is_refused else None,
+            bounce=self._bounce(found, outcome),
         )
+
+    def _bounce(self, found: _Findings, outcome: Outcome) -> bytes | None:
+        """An error here must not turn what the target has said into something else."""
+        if self._bouncer is None or outcome.verdict is not Verdict.PERMANENT:
+            return None
+        try:
+            return self._bouncer.compose(found.delivery, found.raw, outcome)
+        except Exception:
+            log.exception("no bounce could be composed", delivery_id=found.delivery.delivery_id)
+            return None

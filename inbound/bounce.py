@@ -6,7 +6,6 @@ DKIM did not pass: a forged sender has not written to us.
 
 from __future__ import annotations
 
-from core.address_settings import DeliveryMode
 from core.clock import Clock, to_ms
 from core.config import Settings
 from core.delivery import Outcome
@@ -32,7 +31,7 @@ class Bouncer:
     def compose(self, delivery: ClaimedDelivery, raw: bytes, outcome: Outcome) -> bytes | None:
         """The DSN for a delivery that was refused for good; None when none may be sent."""
         settings, envelope = delivery.settings, delivery.envelope
-        if not settings.bounce_rejected or settings.mode is not DeliveryMode.QUEUED:
+        if not settings.bounce_rejected:
             return None
         sender = envelope.mail_from
         is_ours = sender.rpartition("@")[2].lower() == self._domain

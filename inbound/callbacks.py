@@ -11,10 +11,11 @@ from urllib.parse import urlencode, urlsplit
 from xml.sax.saxutils import escape
 
 import orjson
+import structlog
 
 from core.address_settings import AuthorizationCallback, CallbackFormat
 from core.clock import Clock
-from core.delivery import Outcome
+from core.delivery import Outcome, Verdict
 from core.ids import new_time_ordered_id
 from core.routing import Route
 from core.services.claims import ClaimedDelivery
@@ -26,6 +27,7 @@ from inbound.forward import Forwarder, Post
 AUTHORIZATION_DEADLINE_S = 10.0
 """How long an authorization server may take, redirects included: senders wait five minutes for the answer to RCPT
 (RFC 5321 section 4.5.3.2.3), and there may be many recipients."""
+log = structlog.get_logger("worker")
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -74,27 +76,39 @@ class ErrorCallbackAttempt:
         self._clock = clock
 
     def __call__(self, delivery: ClaimedDelivery) -> FinishedAttempt:
-        """POST the report; never raises."""
-        report = read_report(delivery.detail or "")
-        content_type, body = _error_payload(report)
-        outcome = self._forwarder.send(
+        """POST the report to where the address wants it now; never raises."""
+        try:
+            report = read_report(delivery.detail or "")
+        except (ValueError, TypeError) as error:
+            log.error("a report of another version cannot be read", delivery_id=delivery.delivery_id, reason=str(error))
+            problem = "an error of ours; it is in the log (not the target's fault)"
+            unread = Outcome(Verdict.TEMPORARY, 0, self._clock(), 0, problem, is_our_fault=True)
+            return FinishedAttempt(delivery, unread)
+        url = delivery.settings.error_callback
+        if url is None:
+            gone = Outcome(Verdict.PERMANENT, 0, self._clock(), 0, "the address has no error callback any more")
+            return FinishedAttempt(delivery, gone)
+        return FinishedAttempt(delivery, self._post(delivery, report, url))
+
+    def _post(self, delivery: ClaimedDelivery, report: ErrorReport, url: str) -> Outcome:
+        content_type, body = _error_payload(report, url)
+        return self._forwarder.send(
             Post(
                 delivery_id=delivery.delivery_id,
                 attempt_number=delivery.attempt_number,
-                target=report.url,
+                target=url,
                 secret=delivery.secret,
                 previous_secret=delivery.previous_secret,
                 content_type=content_type,
                 body=body,
             )
         )
-        return FinishedAttempt(delivery, outcome)
 
 
 Fields = dict[str, str | int | bool | None]
 
 
-def _error_payload(report: ErrorReport) -> tuple[str, bytes]:
+def _error_payload(report: ErrorReport, url: str) -> tuple[str, bytes]:
     """JSON when the URL's path ends in `.json`, else a form."""
     fields: Fields = {
         "status": report.status,
@@ -105,7 +119,7 @@ def _error_payload(report: ErrorReport) -> tuple[str, bytes]:
         "final": report.is_final,
         "id": report.delivery_id,
     }
-    is_json = urlsplit(report.url).path.lower().endswith(".json")
+    is_json = urlsplit(url).path.lower().endswith(".json")
     return _json(fields) if is_json else _form(fields)
 
 

@@ -7,6 +7,7 @@ lease runs out, and which a worker then takes for queued mail.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections import Counter
 from collections.abc import Callable
@@ -22,9 +23,9 @@ from core.delivery import HTTP_POLICY, INLINE_POLICY, Outcome, Policy, Verdict
 from core.errors import StorageUnavailable
 from core.netguard import target_host
 from core.routing import Route
-from core.services.acceptance import DUE, AcceptedMail
-from core.services.arrivals import INLINE_LEASE_PREFIX, Arrival, ArrivalKind, arrive
-from core.services.claims import LEASE_GRACE_MS
+from core.services.acceptance import DUE, AcceptedMail, drop_unless_stored
+from core.services.arrivals import Arrival, ArrivalKind, arrive
+from core.services.claims import INLINE_LEASE_PREFIX, LEASE_GRACE_MS
 from core.services.recording import FinishedAttempt, record
 from core.store.blobs import BlobStore
 from core.store.db import Database
@@ -33,6 +34,8 @@ from inbound.replies import Reply, accepted, rejected_by_target
 from inbound.spool import SpooledMessage
 
 TOKEN_BYTES = 14
+HOST_SHARE = 0.25
+"""Of the places, that one host may hold: a host that hangs must leave places for the others."""
 _T = TypeVar("_T")
 
 log = structlog.get_logger("receiver")
@@ -56,7 +59,7 @@ class InlineDelivery:
         self._attempt = attempt
         self._clock = clock
         self._threads = threads
-        self._host_concurrency = host_concurrency
+        self._host_limit = max(1, min(host_concurrency, int(threads * HOST_SHARE)))
         self._busy: Counter[str] = Counter()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="inline")
         self._clerk = ThreadPoolExecutor(1, thread_name_prefix="inline-clerk")
@@ -66,7 +69,7 @@ class InlineDelivery:
         """The reply to a mail for one inline address. Raises `StorageUnavailable`."""
         route = mail.recipients[0][1]
         host = target_host(route.target)
-        if self._busy.total() >= self._threads or self._busy[host] >= self._host_concurrency:
+        if self._busy.total() >= self._threads or self._busy[host] >= self._host_limit:
             return Reply.TARGET_BUSY
         self._busy[host] += 1
         try:
@@ -82,19 +85,46 @@ class InlineDelivery:
         self._clerk.shutdown(wait=True)
 
     async def _store_and_attempt(self, mail: AcceptedMail, message: SpooledMessage, route: Route) -> str:
-        settings = route.settings
-        planned = self._with_lease(mail, route)
-        if message.path is not None:
-            await _in(self._pool, lambda: self._blobs.put_file(mail.message_id, message.path))  # type: ignore[arg-type]
-        arrival = await _in(self._clerk, lambda: arrive(self._database, planned, self._clock()))
-        if message.path is not None and not arrival.is_stored_now:
-            await _in(self._pool, lambda: self._blobs.delete(mail.message_id))
+        path = message.path
+        if path is not None:
+            await _in(self._pool, lambda: self._blobs.put_file(mail.message_id, path))
+        try:
+            arrival = await _in(self._clerk, lambda: self._arrive(mail, route))
+        except BaseException:
+            if path is not None:
+                await _in(self._pool, lambda: self._drop_blob(mail))
+            raise
+        reply = await self._reply_to(arrival, route.settings)
+        if path is not None and not arrival.is_stored_now:
+            await _in(self._pool, lambda: self._drop_blob(mail))
+        return reply
+
+    async def _reply_to(self, arrival: Arrival, settings: AddressSettings) -> str:
         if arrival.kind is ArrivalKind.IN_PROGRESS:
             return Reply.IN_PROGRESS
         if arrival.kind is ArrivalKind.TAKEN:
             log.info("came again", message_id=arrival.message_id)
             return accepted(arrival.message_id)
         return await self._attempt_and_record(arrival, settings)
+
+    def _arrive(self, mail: AcceptedMail, route: Route) -> Arrival:
+        """The lease begins here, where the mail is stored: it may have waited for the blob store or for its turn."""
+        now_ms = self._clock()
+        settings = route.settings
+        limit_ms = self._attempt.limit_ms(settings.inline_deadline_s, settings, mail.size)
+        plan = replace(
+            mail.plans.get(route.delivery_key, DUE),
+            duplicate_window_ms=settings.duplicate_window_ms,
+            lease_token=f"{INLINE_LEASE_PREFIX}{secrets.token_hex(TOKEN_BYTES)}",
+            lease_end_ms=now_ms + limit_ms + LEASE_GRACE_MS,
+        )
+        return arrive(self._database, replace(mail, plans={route.delivery_key: plan}), now_ms)
+
+    def _drop_blob(self, mail: AcceptedMail) -> None:
+        """Never fails: housekeeping finds what stays behind."""
+        with contextlib.suppress(StorageUnavailable):
+            drop_unless_stored(self._database, self._blobs, mail.message_id)
+        self._database.close()  # the connection of a thread that rarely needs one
 
     async def _attempt_and_record(self, arrival: Arrival, settings: AddressSettings) -> str:
         claimed = arrival.claimed
@@ -107,16 +137,6 @@ class InlineDelivery:
             # What the target said stands; when the lease runs out the mail is posted once more, under the same id.
             log.error("an inline attempt was not recorded", reason=repr(error.__cause__ or error))
         return _reply(finished.outcome, arrival.message_id, policy)
-
-    def _with_lease(self, mail: AcceptedMail, route: Route) -> AcceptedMail:
-        limit_ms = self._attempt.limit_ms(route.settings.inline_deadline_s, route.settings)
-        plan = replace(
-            mail.plans.get(route.delivery_key, DUE),
-            duplicate_window_ms=route.settings.duplicate_window_ms,
-            lease_token=f"{INLINE_LEASE_PREFIX}{secrets.token_hex(TOKEN_BYTES)}",
-            lease_end_ms=self._clock() + limit_ms + LEASE_GRACE_MS,
-        )
-        return replace(mail, plans={route.delivery_key: plan})
 
     def _record(self, finished: FinishedAttempt, policy: Policy) -> None:
         with self._database.transaction():

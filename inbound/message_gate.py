@@ -26,6 +26,9 @@ from inbound.recipient_gate import size_limit
 from inbound.replies import Reply, blocked, oversize
 from inbound.spool import SpooledMessage
 
+QUEUE_FACTOR = 8
+"""Messages that wait for each thread, at most: beyond, senders come again. A message outlives its session, so the limit
+of connections does not bound them."""
 _CHECK_REFUSALS = {
     Cause.SPF: Reply.SPF_REFUSED,
     Cause.DKIM: Reply.DKIM_REFUSED,
@@ -78,6 +81,8 @@ class MessageGate:
         self._inspector = inspector
         self._pool = ThreadPoolExecutor(settings.inspection_threads, thread_name_prefix="inspection")
         self._budget = MemoryBudget(MEMORY_BUDGET)
+        self._waiting = 0
+        self._most_waiting = settings.inspection_threads * QUEUE_FACTOR
 
     async def examine(self, mail: AcceptedMail, message: SpooledMessage) -> AcceptedMail | str:
         """The mail with the plans of its deliveries, or the reply that refuses it."""
@@ -85,10 +90,15 @@ class MessageGate:
             return mail
         deliveries = plan_deliveries(mail)
         if any(self._must_judge(delivery) for delivery in deliveries):
-            judging = asyncio.get_running_loop().run_in_executor(
-                self._pool, lambda: self._judge(mail, deliveries, message)
-            )
-            mail, findings = await judging
+            if self._waiting >= self._most_waiting:
+                return Reply.TRY_LATER
+            self._waiting += 1
+            try:
+                mail, findings = await asyncio.get_running_loop().run_in_executor(
+                    self._pool, self._judge, mail, deliveries, message
+                )
+            finally:
+                self._waiting -= 1
         else:
             findings = [self._measure(delivery) for delivery in deliveries]
         refusals = [finding.refusal for finding in findings]

@@ -17,7 +17,6 @@ from core.store.db import Database
 from inbound.acceptor import Acceptor
 from inbound.attempt import InboundAttempt
 from inbound.book import CachedRoutes
-from inbound.bounce import Bouncer
 from inbound.callbacks import AuthorizationClient
 from inbound.forward import Forwarder
 from inbound.guarded_http import DeadlineWatch, guarded_session
@@ -65,7 +64,7 @@ def open_receiving(
     inline = InlineDelivery(
         database,
         blobs,
-        InboundAttempt(forwarder, _never_forwarded, blobs, inspector, presentation, Bouncer(settings, clock), clock),
+        InboundAttempt(forwarder, _never_forwarded, blobs, inspector, presentation, None, clock),
         clock,
         threads=settings.inline_threads,
         host_concurrency=settings.host_concurrency,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from core.address_settings import AuthorizationCallback
@@ -20,7 +21,9 @@ from inbound.mail_handler import InboundEnvelope
 from inbound.replies import Reply, blocked, oversize, refused_by_callback
 
 ASKING_THREADS = 64
-"""Authorization callbacks in flight at once in a receiver; more wait their turn."""
+"""Authorization callbacks in flight at once in a receiver; senders beyond are put off."""
+ADDRESS_SHARE = 0.25
+"""Of them, for one address: a server that hangs must not hold up those of others."""
 
 
 class RecipientGate:
@@ -33,6 +36,7 @@ class RecipientGate:
         self._trusted: tuple[IPNetwork, ...] = settings.trusted_forwarder_networks
         self._authorization = authorization
         self._authenticator = authenticator
+        self._asking: Counter[str] = Counter()
         self._pool = ThreadPoolExecutor(ASKING_THREADS, thread_name_prefix="authorization")
 
     async def refusal(self, client: ClientFacts, envelope: InboundEnvelope, address: str, route: Route) -> str | None:
@@ -85,7 +89,16 @@ class RecipientGate:
             outcome = self._authorization.ask(callback, route, question)
             return outcome.verdict, outcome.refusal_text
 
-        verdict, text = await asyncio.get_running_loop().run_in_executor(self._pool, ask)
+        of_address = self._asking[route.address_id]
+        if self._asking.total() >= ASKING_THREADS or of_address >= ASKING_THREADS * ADDRESS_SHARE:
+            return Reply.CANNOT_ASK
+        self._asking[route.address_id] += 1
+        try:
+            verdict, text = await asyncio.get_running_loop().run_in_executor(self._pool, ask)
+        finally:
+            self._asking[route.address_id] -= 1
+            if not self._asking[route.address_id]:
+                del self._asking[route.address_id]
         if verdict is Verdict.PERMANENT:
             return refused_by_callback(text)
         return None if verdict is Verdict.ACCEPTED else Reply.CANNOT_ASK

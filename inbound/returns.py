@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Executor
 
+from core.address_settings import AddressSettings
 from core.addresses import Mailbox
 from core.clock import Clock
 from core.netguard import MAILTO
@@ -14,6 +15,8 @@ from core.services.secrets import shared_secret
 from core.srs import SECRET_NAME, SrsRewriter, bounce_destination
 from core.store.db import Database
 
+BOUNCE_SETTINGS = AddressSettings(max_message_size=1024 * 1024)
+"""A bounce returns headers, perhaps a text: whoever has minted such an address must not send much through it."""
 _PREFIXES = ("srs0", "srs1")
 
 
@@ -39,4 +42,4 @@ class Returns:
             return None
         ensure_gateway_account(self._database, self._clock)
         target = f"{MAILTO}:{destination.text}"  # for its domain only: it is never parsed
-        return Route(GATEWAY_ACCOUNT_ID, GATEWAY_ADDRESS_ID, None, target, returns_to=destination.text)
+        return Route(GATEWAY_ACCOUNT_ID, GATEWAY_ADDRESS_ID, None, target, BOUNCE_SETTINGS, returns_to=destination.text)

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from core.errors import InvalidField
 from outbound.header_writing import check_line
 
-FORBIDDEN_EXTENSIONS = frozenset("vbs exe bin bat chm com hta pif reg vbe vba msc msi".split())
+FORBIDDEN_EXTENSIONS = frozenset(
+    ["vbs", "exe", "bin", "bat", "chm", "com", "hta", "pif", "reg", "vbe", "vba", "msc", "msi"]
+)
 """CloudMailin's list of what may not be attached."""
 MAX_ATTACHMENTS = 200
 MAX_FILE_NAME_LENGTH = 255
@@ -19,7 +21,7 @@ MAX_CONTENT_TYPE_LENGTH = 255
 MAX_CONTENT_ID_LENGTH = 250
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
-_TOKEN = r"[A-Za-z0-9!#$&^_.+'*`|~%{}-]+"
+_TOKEN = r"[A-Za-z0-9!#$&^_.+'*`|~%{}-]+"  # noqa: S105 (a pattern, not a secret)
 _MEDIA_TYPE = re.compile(rf"({_TOKEN})/({_TOKEN})((?:[ ]*;.*)?)")
 _PARAMETER = re.compile(rf'[ ]*;[ ]*(?P<name>{_TOKEN})[ ]*=[ ]*(?:(?P<token>{_TOKEN}|[^\s";,]+)|"(?P<quoted>[^"\\]*)")')
 _CONTENT_ID = re.compile(r"[!-;=?-~]+")

@@ -119,7 +119,7 @@ def _body(draft: CheckedDraft, identifier: str) -> Part:
         shown = [text_part("html", html), *(attachment_part(one, "inline") for one in inline)]
         parts.append(_joined("related", shown, boundary_for(identifier, 1), 'type="text/html"'))
     body = _joined("alternative", parts, boundary_for(identifier, 2))
-    files = [attachment_part(one, "attachment") for one in draft.attachments if one not in inline]
+    files = [attachment_part(one, "attachment") for one in draft.attachments if not (one.content_id and html)]
     return _joined("mixed", [body, *files], boundary_for(identifier, 3))
 
 

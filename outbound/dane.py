@@ -101,9 +101,15 @@ def usable(records: Iterable[TlsaRecord]) -> tuple[TlsaRecord, ...]:
         for record in records
         if record.usage in (TRUST_ANCHOR, END_ENTITY)
         and record.selector in (WHOLE_CERTIFICATE, PUBLIC_KEY)
-        and (record.matching == EXACT or record.matching in _DIGESTS)
-        and record.data
+        and _has_fit_data(record)
     )
+
+
+def _has_fit_data(record: TlsaRecord) -> bool:
+    if record.matching == EXACT:
+        return bool(record.data)
+    digest = _DIGESTS.get(record.matching)
+    return digest is not None and len(record.data) == digest().digest_size
 
 
 # --- certificates ---

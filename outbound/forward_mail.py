@@ -29,6 +29,7 @@ LOOP_MARK = "X-Pillarbox-Forwarded"
 MAX_NAME_LENGTH = 255
 SEARCHED_BYTES = 1024 * 1024
 """How far into a message its marks are looked for; headers are far shorter."""
+_MAY_BE_OURS = (None, AuthResult.PASS, AuthResult.NONE)
 _END_OF_HEADERS = re.compile(rb"\r?\n\r?\n")
 _MARK = re.compile(rb"^" + LOOP_MARK.encode() + rb":[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 _FROM = re.compile(rb"^From[ \t]*:((?:[^\r\n]|\r?\n[ \t])*)", re.IGNORECASE | re.MULTILINE)
@@ -65,9 +66,13 @@ class MailForwarder:
         if bears_mark(forward.content, forward.mark):
             text = f"the mail was forwarded by {forward.mark} before: a loop; see where {target} sends its mail"
             return self._refusal(target, "5.4.6", text)
-        if self._is_forged(forward.envelope):
-            text = f"the sender claims to be of {self._srs.domain}, and SPF says that it is not"
-            return self._refusal(target, "5.7.1", text)
+        if self._claims_our_domain(forward.envelope):
+            result = forward.envelope.verdicts.spf and forward.envelope.verdicts.spf.result
+            if result is AuthResult.TEMPERROR:
+                return self._refusal(target, "4.7.24", "SPF of our own domain cannot be looked up", Verdict.TEMPORARY)
+            if result not in _MAY_BE_OURS:
+                text = f"the sender claims to be of {self._srs.domain}, and SPF does not say that it is"
+                return self._refusal(target, "5.7.1", text)
         mail = OutgoingMail(
             mail_from=self._sender(forward),
             recipients=(target,),
@@ -82,20 +87,22 @@ class MailForwarder:
     def _sender(self, forward: Forward) -> str:
         """Ours, so that SPF passes, unless that would lend our name to a stranger."""
         given = forward.envelope.mail_from
+        spf = forward.envelope.verdicts.spf
+        if spf is None and self._claims_our_domain(forward.envelope):
+            return ""  # nobody has checked; from here it would pass as ours
+        if spf is not None and spf.result is AuthResult.FAIL:
+            return given  # an address of ours would let strangers write to whom they have named
         if names_domain_near(forward.content, self._srs.domain) and not _passed_dmarc(forward.envelope.verdicts):
             return given
         return self._srs.forward(given)
 
-    def _is_forged(self, envelope: Envelope) -> bool:
+    def _claims_our_domain(self, envelope: Envelope) -> bool:
         """Whether it would pass SPF as ours without being rewritten."""
         sender = parse_mailbox(envelope.mail_from) if envelope.mail_from else None
-        spf = envelope.verdicts.spf
-        if sender is None or spf is None or sender.domain != self._srs.domain:
-            return False
-        return spf.result in (AuthResult.FAIL, AuthResult.SOFTFAIL)
+        return sender is not None and sender.domain == self._srs.domain
 
-    def _refusal(self, target: str, enhanced: str, text: str) -> RecipientResult:
-        outcome = Outcome(Verdict.PERMANENT, NO_ANSWER, self._clock(), 0, error=text)
+    def _refusal(self, target: str, enhanced: str, text: str, verdict: Verdict = Verdict.PERMANENT) -> RecipientResult:
+        outcome = Outcome(verdict, NO_ANSWER, self._clock(), 0, error=text, is_our_fault=verdict is Verdict.TEMPORARY)
         return RecipientResult(target, outcome, enhanced, None, None, None)
 
 

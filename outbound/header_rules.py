@@ -31,16 +31,55 @@ _NAME = re.compile(r"[!-9;-~]+")
 _MESSAGE_ID = re.compile(r"<?([!-;=?A-~]+@[!-;=?A-~]+)>?")
 _HAS_FIELD = {"from": "from", "to": "to", "cc": "cc", "bcc": "bcc"}
 _OURS = frozenset(
-    "date sender return-path received mime-version dkim-signature domainkey-signature authentication-results "
-    "received-spf delivered-to x-original-to apparently-to errors-to envelope-to x-envelope-from x-envelope-to".split()
+    [
+        "date",
+        "sender",
+        "return-path",
+        "received",
+        "mime-version",
+        "dkim-signature",
+        "domainkey-signature",
+        "authentication-results",
+        "received-spf",
+        "delivered-to",
+        "x-original-to",
+        "apparently-to",
+        "errors-to",
+        "envelope-to",
+        "x-envelope-from",
+        "x-envelope-to",
+    ]
 )
 _OURS_BEGIN = ("content-", "arc-", "resent-", "x-pillarbox-", "x-google-dkim-")
 _ADDRESSES = frozenset(
-    "reply-to disposition-notification-to return-receipt-to mail-followup-to mail-reply-to x-confirm-reading-to".split()
+    [
+        "reply-to",
+        "disposition-notification-to",
+        "return-receipt-to",
+        "mail-followup-to",
+        "mail-reply-to",
+        "x-confirm-reading-to",
+    ]
 )
 _STRUCTURED = frozenset(
-    "in-reply-to references list-unsubscribe list-unsubscribe-post list-id list-help list-subscribe list-owner "
-    "list-post list-archive auto-submitted precedence importance priority x-priority feedback-id".split()
+    [
+        "in-reply-to",
+        "references",
+        "list-unsubscribe",
+        "list-unsubscribe-post",
+        "list-id",
+        "list-help",
+        "list-subscribe",
+        "list-owner",
+        "list-post",
+        "list-archive",
+        "auto-submitted",
+        "precedence",
+        "importance",
+        "priority",
+        "x-priority",
+        "feedback-id",
+    ]
 )
 _ONCE = _ADDRESSES | _STRUCTURED | {"message-id", "subject"}
 

@@ -44,7 +44,7 @@ _ENDS = {name: re.compile(rf"</{name}(?=[\t\n\f\r />])", re.IGNORECASE | re.ASCI
 _SCRIPT_BEGINS = re.compile(r"<script(?=[\t\n\f\r />])", re.IGNORECASE | re.ASCII)
 _REFERENCE = re.compile(r"&(?:#(?:[xX][0-9A-Fa-f]++|[0-9]++);?+|([A-Za-z][A-Za-z0-9]*+)(;?+))")
 _MAX_NUMERIC_REFERENCE = 12  # `&#x0010FFFF;`
-_DOUBTFUL_CHARACTER = "\x00"  # with it, nothing is a URL that is tracked
+_DOUBTFUL_CHARACTER = "\x7f"  # with it, nothing is a URL that is tracked
 
 _NO_TRACK_MARKS: dict[str, str | None] = {
     "data-pillarbox-no-track": None,

@@ -26,6 +26,10 @@ BOUNDARY_START = "=_"
 MAX_PLAIN_FILE_NAME = 200
 MAX_PARAMETER_PIECE = 60
 
+MAX_QUOTED_SHARE = 4
+"""Where more than one byte in so many has to be escaped, base64 is clearly shorter; below it, quoted-printable stays
+readable, and content filters trust it more."""
+
 Disposition = Literal["inline", "attachment"]
 _LINE_END = re.compile("\r\n?")
 _NOT_QUOTED_PRINTABLE_TEXT = bytes(range(0x20, 0x7F)).replace(b"=", b"") + b"\t\n"
@@ -90,7 +94,7 @@ def encode_text(data: bytes) -> tuple[str, bytes]:
     if _is_seven_bit(data):
         return "7bit", data.replace(b"\n", b"\r\n")
     quoted = len(data.translate(None, _NOT_QUOTED_PRINTABLE_TEXT))
-    if len(data) + 2 * quoted > len(data) * 4 // 3:
+    if quoted * MAX_QUOTED_SHARE > len(data):
         return "base64", encode_base64(data.replace(b"\n", b"\r\n"))
     return "quoted-printable", encode_quoted_printable(data)
 

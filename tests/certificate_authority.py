@@ -27,6 +27,7 @@ class Issued:
     key: ec.EllipticCurvePrivateKey
     above: tuple[x509.Certificate, ...] = ()
     """Issuers that are shown too, the nearest first."""
+    is_plain: bool = False
 
     @property
     def der(self) -> bytes:
@@ -56,9 +57,10 @@ class Issued:
         return context
 
 
-def make_root(name: str = "Test Root") -> Issued:
-    """A root, which signs itself."""
-    return _make(name, (), None, is_authority=True)
+def make_root(name: str = "Test Root", is_plain: bool = False) -> Issued:
+    """A root, which signs itself. A plain one lacks what authorities of the public web must have (key usage, key
+    identifiers), as private ones often do, and so does what it issues."""
+    return _make(name, (), None, is_authority=True, is_plain=is_plain)
 
 
 def issue(
@@ -68,7 +70,7 @@ def issue(
 
     `show` has the host show its issuer too.
     """
-    return _make(names[0], names, issuer, days, is_authority, show)
+    return _make(names[0], names, issuer, days, is_authority, show, issuer is not None and issuer.is_plain)
 
 
 def _make(
@@ -78,6 +80,7 @@ def _make(
     days: tuple[int, int] = (-1, 1),
     is_authority: bool = False,
     show: bool = False,
+    is_plain: bool = False,
 ) -> Issued:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
@@ -96,6 +99,26 @@ def _make(
         builder = builder.add_extension(
             x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False
         )
+    if not is_plain:
+        builder = _with_identifiers(builder, key, key if issuer is None else issuer.key, is_authority)
     made = builder.sign(key if issuer is None else issuer.key, hashes.SHA256())
     above = (issuer.certificate, *issuer.above) if issuer is not None and show else ()
-    return Issued(made, key, above)
+    return Issued(made, key, above, is_plain)
+
+
+def _with_identifiers(
+    builder: x509.CertificateBuilder,
+    key: ec.EllipticCurvePrivateKey,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    is_authority: bool,
+) -> x509.CertificateBuilder:
+    usage = x509.KeyUsage(
+        digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
+        key_agreement=False, key_cert_sign=is_authority, crl_sign=is_authority, encipher_only=False,
+        decipher_only=False,
+    )  # fmt: skip
+    return (
+        builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+        .add_extension(usage, critical=True)
+    )

@@ -64,17 +64,18 @@ class Archive:
         if is_large:
             mail = replace(mail, raw=None, blob_key=mail.message_id, size=len(LARGE))
             self.put_blob(mail.message_id)
-        store_accepted(self.database, [mail])
-        self._execute("UPDATE message SET body_text = 'hi', verdicts = '{}' WHERE id = ?", mail.message_id)
-        for target, (state, ended_ms) in zip(targets, states, strict=True):
-            ((delivery_id,),) = self._execute(
-                "SELECT id FROM delivery WHERE message_id = ? AND address_id = ?",
-                mail.message_id,
-                self.deliveries.address(target),
-            )
-            self.end(delivery_id, state, ended_ms)
-            for number, started_ms in enumerate(attempts):
-                self._execute(_LOG_ATTEMPT, delivery_id, number + 1, started_ms)
+        with self.database.transaction():
+            store_accepted(self.database, [mail])
+            self._execute("UPDATE message SET body_text = 'hi', verdicts = '{}' WHERE id = ?", mail.message_id)
+            for target, (state, ended_ms) in zip(targets, states, strict=True):
+                ((delivery_id,),) = self._execute(
+                    "SELECT id FROM delivery WHERE message_id = ? AND address_id = ?",
+                    mail.message_id,
+                    self.deliveries.address(target),
+                )
+                self.end(delivery_id, state, ended_ms)
+                for number, started_ms in enumerate(attempts):
+                    self._execute(_LOG_ATTEMPT, delivery_id, number + 1, started_ms)
         return mail.message_id
 
     def end(self, delivery_id: str, state: DeliveryState, ended_ms: int | None) -> None:

@@ -155,8 +155,8 @@ def sweep_all(sweep: OrphanSweep) -> int:
 
 def fill(archive: Archive, count: int, at_ms: int) -> None:
     """Messages of 100 kB in their rows."""
-    ids = [archive.receive(at_ms) for _ in range(count)]
     with archive.database.transaction():
+        ids = [archive.receive(at_ms) for _ in range(count)]
         archive.database.execute_many(
             "UPDATE raw_message SET body = ? WHERE message_id = ?", [(BODY, message_id) for message_id in ids]
         )
@@ -170,7 +170,8 @@ def file_size(database_path: Path) -> int:
 def test_the_sqlite_file_shrinks(archive: Archive, tmp_path: Path) -> None:
     path = tmp_path / "test.sqlite3"
     fill(archive, 500, days_ago(10))
-    kept = [archive.receive(NOW_MS) for _ in range(50)]
+    with archive.database.transaction():
+        kept = [archive.receive(NOW_MS) for _ in range(50)]
     assert file_size(path) > 50_000_000
     assert purge(archive.database, archive.blobs, ages(raw=1), NOW_MS, FAST).raw == 500
     given = reclaim.give_back(archive.database, threading.Event())
@@ -242,8 +243,9 @@ def test_a_purge_beside_live_traffic_loses_nothing_and_holds_up_no_commit(
 ) -> None:
     archive = Archive(database, account, DiskBlobs(tmp_path / "messages"), tmp_path)
     fill(archive, 300, days_ago(10))
-    for _ in range(1_000):
-        archive.receive(days_ago(10), attempts=(days_ago(10),))
+    with database.transaction():
+        for _ in range(700):
+            archive.receive(days_ago(10), attempts=(days_ago(10),))
     target = "https://live.example.com/"
     archive.deliveries.address(target)
     ended = threading.Event()
@@ -270,7 +272,7 @@ def test_a_purge_beside_live_traffic_loses_nothing_and_holds_up_no_commit(
     ended.set()
     for thread in threads:
         thread.join(30)
-    assert purged.statuses == purged.messages == 1_300
+    assert purged.statuses == purged.messages == 1_000
     for claimed in archive.deliveries.claim().deliveries:
         archive.deliveries.record(claimed, 200)
     assert archive.deliveries.rows("state") == [("delivered",)] * sum(accepted)

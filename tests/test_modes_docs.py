@@ -64,8 +64,8 @@ def test_figures_and_words_are_those_of_the_code() -> None:
 def test_the_fields_of_the_callbacks_are_all_named() -> None:
     question = AuthorizationQuestion("a@b", "", None, "192.0.2.1", "h", None)
     assert field_rows("Authorization callback") == set(_fields(question))
-    report = ErrorReport(500, "a@b", "c@d", None, 1, False, "id", "https://example.com/x.json")
-    _, body = _error_payload(report)
+    report = ErrorReport(500, "a@b", "c@d", None, 1, False, "id")
+    _, body = _error_payload(report, "https://example.com/x.json")
     assert field_rows("Error callback") == set(re.findall(r'"(\w+)":', body.decode()))
 
 

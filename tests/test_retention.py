@@ -154,7 +154,8 @@ def test_any_mixture_is_purged_as_a_simple_model_says(archive: Archive, seed: in
     """Ages and states at random, with limits so small that every walk and every transaction is cut somewhere."""
     chance = random.Random(seed)
     days = {name: chance.choice([0, 1, 3, 10]) for name in ("raw", "parsed", "attempts", "statuses")}
-    model = [_random_mail(archive, chance) for _ in range(25)]
+    with archive.database.transaction():
+        model = [_random_mail(archive, chance) for _ in range(25)]
     limits = PurgeLimits(rows=chance.choice([1, 3, 500]), bytes=chance.choice([1, 1500, 10**6]), window=3, pause_s=0)
     run(archive, limits=limits, **days)
 

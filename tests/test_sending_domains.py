@@ -81,12 +81,12 @@ def test_domains_are_read_as_people_write_them(text: str, domain: str) -> None:
     assert sending_domain(text) == domain
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "com", "co.uk", "github.io", "192.0.2.1", "[192.0.2.1]", "a_b.example.com", "-a.example.com", "a..example.com"]
-    + ["alice@example.com", "https://example.com", "*.example.com", "example.com\nfoo", "a b.example", "\udcff.example"]
-    + ["a." * 120 + "example.com"],
-)
+NO_DOMAINS = ["", "com", "co.uk", "github.io", "192.0.2.1", "[192.0.2.1]", "alice@example.com", "https://example.com"]
+ODD_DOMAINS = ["a_b.example.com", "-a.example.com", "a-.example.com", "a..example.com", "*.example.com", "a b.example"]
+UNREADABLE = ["example.com\nfoo", "\udcff.example", "a." * 120 + "example.com"]
+
+
+@pytest.mark.parametrize("text", [*NO_DOMAINS, *ODD_DOMAINS, *UNREADABLE])
 def test_what_is_no_domain_to_send_from_is_refused(text: str) -> None:
     with pytest.raises(InvalidField, match=r"^domain: "):
         sending_domain(text)

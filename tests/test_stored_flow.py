@@ -36,6 +36,7 @@ PDF = bytes(range(256)) * 800
 PAGE = b"<script>alert(document.cookie)</script>"
 SMALL = b"1,2\n"
 FILES = {"Übersicht.pdf": ("application/pdf", PDF), "page.html": ("text/html", PAGE), "s.csv": ("text/csv", SMALL)}
+CONTENTS = [content for _, content in FILES.values()]
 MODES = ("queued", "inline")
 MASK = "***"
 
@@ -90,7 +91,9 @@ class World:
     def make_due(self) -> None:
         """Let the time of every planned attempt have come."""
         with self.gateway.database.transaction():
-            self.gateway.database.execute("UPDATE delivery SET due_ms = 0 WHERE state = 'pending'")
+            self.gateway.database.execute(
+                "UPDATE delivery SET due_ms = 0 WHERE state = 'pending' AND lease_token IS NULL"
+            )
 
     def stored_files(self) -> list[Path]:
         """What lies in the built-in store."""
@@ -120,6 +123,11 @@ def as_request(settings: StoreSettings) -> dict[str, Any]:
     return {name: value for name, value in asdict(settings).items() if value not in ("", None)}
 
 
+def fetch(url: str) -> requests.Response:
+    """What whoever has a URL gets."""
+    return requests.get(url, timeout=20)
+
+
 def objects(s3: S3Server, prefix: str) -> list[str]:
     """The names of the objects below a prefix."""
     scope = "Credential=x/20260101/eu-central-1/s3/aws4_request"
@@ -141,17 +149,14 @@ def test_attachments_are_fetched_by_their_urls_as_downloads(world: World, mode: 
     for entry, (content_type, content) in zip(attachments, FILES.values(), strict=True):
         assert "content" not in entry
         assert entry["size"] == len(content)
-        answer = requests.get(entry["url"], timeout=20)
+        answer = fetch(entry["url"])
         assert (answer.status_code, answer.content) == (200, content)
         assert answer.headers["Content-Type"].partition(";")[0] == content_type
         assert answer.headers["Content-Length"] == str(len(content))
         assert answer.headers["Content-Disposition"].startswith("attachment; filename=")
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert "sandbox" in answer.headers["Content-Security-Policy"]
-    assert (
-        "filename*=UTF-8''%C3%9Cbersicht.pdf"
-        in requests.get(attachments[0]["url"], timeout=20).headers["Content-Disposition"]
-    )
+    assert "filename*=UTF-8''%C3%9Cbersicht.pdf" in fetch(attachments[0]["url"]).headers["Content-Disposition"]
 
 
 def test_a_url_that_was_changed_is_404_and_one_that_is_over_410(world: World) -> None:
@@ -170,19 +175,19 @@ def test_a_url_that_was_changed_is_404_and_one_that_is_over_410(world: World) ->
         f"{place}/{'A' * 5000}/{file_name}",
     ]
     for wrong in changed:
-        answer = requests.get(wrong, timeout=20)
+        answer = fetch(wrong)
         assert (answer.status_code, PAGE in answer.content) == (404, False), wrong
     assert requests.post(url, timeout=20).status_code == 405
-    assert requests.get(url, timeout=20).content == PAGE
+    assert fetch(url).content == PAGE
 
     settings, database = world.gateway.settings, world.gateway.database
     secret = shared_secret(database, STORING_SECRET)
     name = read_stored_link(secret, token, file_name).name
     eight_days_ago = system_clock() - 8 * DAY_MS
     over = stored_url(settings, secret, name, "text/html", file_name, eight_days_ago)
-    assert requests.get(over, timeout=20).status_code == 410
+    assert fetch(over).status_code == 410
     (settings.data / "messages" / "stored" / name).unlink()
-    answer = requests.get(url, timeout=20)
+    answer = fetch(url)
     assert (answer.status_code, answer.json()["status"]) == (410, 410)
 
 
@@ -191,18 +196,15 @@ def test_attachments_below_the_threshold_stay_in_the_post(world: World) -> None:
     settings = {"attachments": BUILT_IN, "attachment_threshold": len(PAGE)}
     world.gateway.send(world.address(path, **settings), MAIL)
     attachments = world.payload(path)["attachments"]
-    assert [("url" in entry, "content" in entry) for entry in attachments] == [
-        (True, False),
-        (True, False),
-        (False, True),
-    ]
+    assert ["url" in entry for entry in attachments] == [True, True, False]
+    assert ["content" in entry for entry in attachments] == [False, False, True]
 
 
 def test_a_whole_message_is_stored_as_it_came(world: World) -> None:
     path = "/ok/eml"
     world.gateway.send(world.address(path, message_store=BUILT_IN), MAIL)
     payload = world.payload(path)
-    answer = requests.get(payload["envelope"]["store_url"], timeout=20)
+    answer = fetch(payload["envelope"]["store_url"])
     assert answer.content == MAIL
     assert hashlib.md5(answer.content, usedforsecurity=False).hexdigest() == payload["envelope"]["md5"]
     assert answer.headers["Content-Type"].partition(";")[0] == "message/rfc822"
@@ -214,9 +216,9 @@ def test_a_whole_message_is_stored_as_the_json_that_is_posted(world: World) -> N
     stores = {"attachments": BUILT_IN, "message_store": BUILT_IN, "message_store_format": "json"}
     world.gateway.send(world.address(path, **stores), MAIL)
     payload = world.payload(path)
-    stored = requests.get(payload["envelope"].pop("store_url"), timeout=20).json()
+    stored = fetch(payload["envelope"].pop("store_url")).json()
     assert stored == payload
-    assert requests.get(stored["attachments"][0]["url"], timeout=20).content == PDF
+    assert fetch(stored["attachments"][0]["url"]).content == PDF
 
 
 def test_a_form_has_the_urls_too_and_raw_stays_as_it_is(world: World) -> None:
@@ -226,12 +228,12 @@ def test_a_form_has_the_urls_too_and_raw_stays_as_it_is(world: World) -> None:
     (posted,) = world.posts("/ok/multipart+n")
     form = read_with_werkzeug(Payload(posted.headers["content-type"], posted.body))
     urls = [value for name, value in form.fields if name == "attachments[][url]"]
-    assert [requests.get(url, timeout=20).content for url in urls] == [content for _, content in FILES.values()]
+    assert [fetch(url).content for url in urls] == CONTENTS
     assert form.files == []
     (posted,) = world.posts("/ok/raw")
     form = read_with_werkzeug(Payload(posted.headers["content-type"], posted.body))
     assert form["message"].encode() == MAIL
-    assert requests.get(form["envelope[store_url]"], timeout=20).content == MAIL
+    assert fetch(form["envelope[store_url]"]).content == MAIL
 
 
 def test_a_retry_and_a_replay_store_under_the_same_names(world: World) -> None:
@@ -250,7 +252,7 @@ def test_a_retry_and_a_replay_store_under_the_same_names(world: World) -> None:
     assert set(world.stored_files()) - before == first
     for posted in world.posts(path, 3):
         urls = [entry["url"] for entry in json.loads(posted.body)["attachments"]]
-        assert [requests.get(url, timeout=20).content for url in urls] == [content for _, content in FILES.values()]
+        assert [fetch(url).content for url in urls] == CONTENTS
 
 
 def test_a_store_that_cannot_write_puts_the_mail_off_until_it_can(tmp_path: Path) -> None:
@@ -266,7 +268,7 @@ def test_a_store_that_cannot_write_puts_the_mail_off_until_it_can(tmp_path: Path
         assert world.target.received == []
         blocking.unlink()
         world.make_due()
-        assert requests.get(world.payload("/ok")["attachments"][0]["url"], timeout=20).content == PDF
+        assert fetch(world.payload("/ok")["attachments"][0]["url"]).content == PDF
         world.wait(mailbox, "state = 'delivered'")
 
 
@@ -288,9 +290,9 @@ def test_s3_gets_what_the_payload_names_and_its_secret_is_in_no_answer(
         payload = world.payload("/ok")
         with s3.unverified():
             urls = [entry["url"] for entry in payload["attachments"]]
-            fetched = [requests.get(url, timeout=20) for url in urls]
-            whole = requests.get(payload["envelope"]["store_url"], timeout=20)
-        assert [answer.content for answer in fetched] == [content for _, content in FILES.values()]
+            fetched = [fetch(url) for url in urls]
+            whole = fetch(payload["envelope"]["store_url"])
+        assert [answer.content for answer in fetched] == CONTENTS
         assert fetched[0].headers["Content-Disposition"].endswith("filename*=UTF-8''%C3%9Cbersicht.pdf")
         assert whole.content == MAIL
         assert len(objects(s3, "pg")) == len(FILES)
@@ -312,8 +314,8 @@ def test_azure_gives_urls_that_can_be_fetched(world: World, tmp_path_factory: py
     with running_azurite(tmp_path_factory.mktemp("azure")) as azure:
         world.gateway.send(world.address("/ok/azure", attachments=as_request(azure.settings(url_lifetime_s=600))), MAIL)
         attachments = world.payload("/ok/azure")["attachments"]
-        fetched = [requests.get(entry["url"], timeout=20).content for entry in attachments]
-    assert fetched == [content for _, content in FILES.values()]
+        fetched = [fetch(entry["url"]).content for entry in attachments]
+    assert fetched == CONTENTS
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -354,7 +356,7 @@ def test_a_store_that_stays_away_can_be_taken_off_and_the_waiting_mail_comes_who
         world.make_due()
         attachments = world.payload(path)["attachments"]
     contents = [base64.b64decode(entry["content"]) for entry in attachments]
-    assert contents == [content for _, content in FILES.values()]
+    assert contents == CONTENTS
 
 
 def test_a_retry_to_s3_replaces_what_the_first_attempt_stored(world: World, s3: S3Server) -> None:

@@ -13,12 +13,12 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from core.clock import Clock
-from core.delivery import DeliveryKind, Policy, Verdict
+from core.delivery import DeliveryKind, Outcome, Policy, Verdict
 from core.errors import StorageUnavailable
 from core.ids import new_worker_id
 from core.services.claims import Claim, ClaimedDelivery, ClaimRequest, claim, lease_token
@@ -46,6 +46,11 @@ class EngineLimits:
     host_concurrency: int
     attempt_limit_ms: int
     worker_id: str = field(default_factory=new_worker_id)
+
+
+def _our_fault(now_ms: int) -> Outcome:
+    problem = "an error of ours; it is in the log (not the target's fault)"
+    return Outcome(Verdict.TEMPORARY, 0, now_ms, 0, problem, is_our_fault=True)
 
 
 class Engine:
@@ -87,6 +92,11 @@ class Engine:
             self._clerk_due.notify()
             self._settled.wait_for(lambda: not self._is_wanted or self._is_stopping, limit_s)
             return not self._is_wanted
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether nothing new is taken any more."""
+        return self._is_stopping
 
     def stop_claiming(self) -> None:
         """Take nothing new. Safe to call from a signal handler of the thread that drains."""
@@ -199,6 +209,18 @@ class Engine:
                 raise
             except Exception:
                 log.exception("an attempt could not be recorded", delivery_id=entry.delivery.delivery_id)
+                self._record_barely(entry, now_ms)
+
+    def _record_barely(self, entry: FinishedAttempt, now_ms: int) -> None:
+        """The outcome alone, without a word of what was said or found: else the same attempt is made for ever."""
+        outcome = replace(entry.outcome, error=None, response=None, refusal_text=None)
+        try:
+            with self._database.transaction():
+                record(self._database, [FinishedAttempt(entry.delivery, outcome)], self._policy, now_ms)
+        except StorageUnavailable:
+            raise
+        except Exception:
+            log.exception("it is left to its lease", delivery_id=entry.delivery.delivery_id)
 
     def _claim_request(self, free: int) -> ClaimRequest:
         self._claims += 1
@@ -239,7 +261,11 @@ class Engine:
     # --- the pool -------------------------------------------------------------------------------------------------
 
     def _work(self, delivery: ClaimedDelivery) -> None:
-        finished = self._attempt(delivery)
+        try:
+            finished = self._attempt(delivery)
+        except Exception:
+            log.exception("an attempt raised", delivery_id=delivery.delivery_id)
+            finished = FinishedAttempt(delivery, _our_fault(self._clock()))
         with self._clerk_due:
             self._finished.append(finished)
             if self._is_idle or self._is_starving():  # a clerk that pauses to gather more is left alone

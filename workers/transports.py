@@ -84,4 +84,4 @@ def _received(
         Bouncer(settings, clock),
         clock,
     )
-    return attempt, inspector.longest_s + STORES * storing.longest_s
+    return attempt, blobs.longest_s + inspector.longest_s + STORES * storing.longest_s

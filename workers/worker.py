@@ -94,7 +94,11 @@ def _work_until_stopped(engines: Mapping[DeliveryKind, Engine], connection: redi
 
     def answer(name: str) -> None:
         kind = DeliveryKind(name)
-        drain_and_attend(engines[kind], doors[kind])
+        if kind in SECONDARY_KINDS:  # its side door waits for it; this loop has mail to see to
+            doors[kind].answer()
+            engines[kind].drain(0.0)
+        else:
+            drain_and_attend(engines[kind], doors[kind])
 
     answer_with(answer)
     logging.getLogger("rq.worker").addFilter(_shorten_redis_errors)
@@ -157,8 +161,8 @@ class SideDoor(threading.Thread):
         self._door = Door(connection, kind)
 
     def run(self) -> None:
-        """Wait for rings, for as long as the process lives."""
-        while True:
+        """Wait for rings, for as long as the engine takes work: one that stops must leave them to others."""
+        while not self._engine.is_stopping:
             try:
                 if self._door.attend(SIDE_DOOR_S):
                     self._engine.drain(DRAIN_LIMIT_S)

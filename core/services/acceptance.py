@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import orjson
 
 from core.delivery import DeliveryState
+from core.errors import StorageUnavailable
 from core.ids import first_id_at, new_time_ordered_id
 from core.netguard import target_host
 from core.routing import Route
 from core.rules import Judgement
+from core.services.claims import INLINE_LEASE_PREFIX
+from core.store.blobs import BlobStore
 from core.store.db import Database, Row
 from core.verdicts import Verdicts
 
@@ -91,6 +95,8 @@ class EarlierDelivery:
     delivery_id: str
     state: DeliveryState
     is_leased: bool
+    is_inline: bool
+    """Leased by a receiver, whose sender waits for the target's answer."""
     due_ms: int
 
 
@@ -137,7 +143,18 @@ def find_earlier(database: Database, made: NewDelivery) -> EarlierDelivery | Non
     if not rows:
         return None
     delivery_id, state, token, due_ms = rows[0]
-    return EarlierDelivery(delivery_id, DeliveryState(state), token is not None, due_ms)
+    is_inline = token is not None and token.startswith(INLINE_LEASE_PREFIX)
+    return EarlierDelivery(delivery_id, DeliveryState(state), token is not None, is_inline, due_ms)
+
+
+def drop_unless_stored(database: Database, blobs: BlobStore, message_id: str) -> None:
+    """Remove a message's blob when no row knows of it: a sender that comes again and again must not fill the disk.
+
+    When the database is away, a commit may yet have happened: then the blob stays, for housekeeping to find.
+    """
+    with suppress(StorageUnavailable):
+        if not is_stored(database, message_id):
+            blobs.delete(message_id)
 
 
 def is_stored(database: Database, message_id: str) -> bool:
@@ -188,8 +205,13 @@ def _without_duplicates(database: Database, deliveries: Sequence[NewDelivery]) -
 
 
 def _is_taken(earlier: EarlierDelivery | None) -> bool:
-    """Whether an earlier one makes this one needless: not when its sender was told to come again."""
-    return earlier is not None and earlier.state is not DeliveryState.DEFERRED
+    """Whether an earlier one makes this one needless: not when its sender was told to come again, or never, or may
+    yet be told so."""
+    if earlier is None:
+        return False
+    if earlier.state is DeliveryState.PENDING:
+        return not earlier.is_inline
+    return earlier.state in (DeliveryState.DELIVERED, DeliveryState.QUARANTINED)
 
 
 def _delivery_row(made: NewDelivery) -> Row:

@@ -8,11 +8,11 @@ from typing import Any
 
 from core.address_checks import check_settings, check_target
 from core.address_settings import DEFAULT_ADDRESS_SETTINGS, AddressSettings, read_address_settings
-from core.delivery import DeliveryKind
 from core.errors import NotFound
 from core.formats import TargetFormat
 from core.ids import new_address_id, new_signing_secret
-from core.netguard import is_mailbox, target_host
+from core.netguard import target_host
+from core.routing import kind_of
 from core.services.paging import CreationKey, Page, PageRequest, read_creation_key
 from core.store.db import Database, Row
 
@@ -187,7 +187,7 @@ def _redirect_waiting(database: Database, address_id: str, target: str) -> None:
     Rows are locked in the order of their ids, lest two transactions wait for each other.
     """
     host = target_host(target)
-    kind = DeliveryKind.FORWARD if is_mailbox(target) else DeliveryKind.INBOUND
+    kind = kind_of(target)
     locking = "FOR UPDATE" if database.is_postgres else ""
     database.execute(_REDIRECT.format(locking=locking), (host, kind, address_id, host))
 

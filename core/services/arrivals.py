@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from core.delivery import DeliveryState
+from core.errors import StorageUnavailable
 from core.services.acceptance import AcceptedMail, EarlierDelivery, find_earlier, insert, plan_deliveries
 from core.services.claims import ClaimedDelivery, load
 from core.store.db import Database
 
-INLINE_LEASE_PREFIX = "inline-"
-"""Begins the lease tokens of receivers; those of workers begin with hex digits."""
 _LEASE_AGAIN = """
 UPDATE delivery SET state = 'pending', lease_token = ?, due_ms = ?, attempts = attempts + 1, finished_ms = NULL,
                     cycle_attempts = 1, cycle_started_ms = ?
-WHERE id = ? AND (lease_token IS NULL OR due_ms <= ?) RETURNING id"""
+WHERE id = ? AND state IN ('deferred', 'rejected') AND (lease_token IS NULL OR due_ms <= ?) RETURNING id"""
+_END_LEASE = """
+UPDATE delivery SET lease_token = NULL WHERE id = ? AND lease_token IS NOT NULL AND due_ms <= ? RETURNING id"""
 _MESSAGE_OF = "SELECT message_id FROM delivery WHERE id = ?"
 
 
@@ -62,7 +63,10 @@ def arrive(database: Database, mail: AcceptedMail, now_ms: int) -> Arrival:
             delivery_id, is_stored_now = earlier.delivery_id, False
         else:
             return _known(database, earlier, now_ms)
-        (claimed,) = load(database, [delivery_id], token, now_ms)
+        loaded = load(database, [delivery_id], token, now_ms)
+        if not loaded:
+            raise StorageUnavailable(f"{delivery_id} cannot be read")
+        (claimed,) = loaded
     return Arrival(ArrivalKind.TO_ATTEMPT, claimed.message_id, claimed, is_stored_now)
 
 
@@ -72,6 +76,8 @@ def _is_to_attempt(earlier: EarlierDelivery) -> bool:
 
 
 def _known(database: Database, earlier: EarlierDelivery, now_ms: int) -> Arrival:
+    """A lease that has run out is taken away before the sender hears 250: whoever held it must not be able to record
+    that the sender will come again."""
     ((message_id,),) = database.execute(_MESSAGE_OF, (earlier.delivery_id,))
-    is_in_hand = earlier.is_leased and earlier.due_ms > now_ms
-    return Arrival(ArrivalKind.IN_PROGRESS if is_in_hand else ArrivalKind.TAKEN, message_id)
+    is_free = not earlier.is_leased or database.execute(_END_LEASE, (earlier.delivery_id, now_ms))
+    return Arrival(ArrivalKind.TAKEN if is_free else ArrivalKind.IN_PROGRESS, message_id)

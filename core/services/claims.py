@@ -6,17 +6,18 @@ just a delivery that comes due again when its lease runs out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 import orjson
+import structlog
 
 from core.address_settings import AddressSettings, read_address_settings
 from core.clock import SECOND_MS, to_datetime
-from core.delivery import DeliveryKind, Progress
+from core.delivery import MAIL_KINDS, DeliveryKind, Progress
 from core.envelope import NO_VERDICTS, Envelope
-from core.fairness import Candidate, ClaimPlan, HostHealth, HostLoad
+from core.fairness import SLOW_MAIL_MS, SLOW_MS, Candidate, ClaimPlan, HostHealth, HostLoad
 from core.formats import TargetFormat
 from core.ids import new_time_ordered_id
 from core.rules import Judgement, Rule, read_judgement
@@ -24,6 +25,8 @@ from core.services.rules import RulesByAccount, load_rules, rules_for
 from core.store.db import Database, Row
 from core.verdicts import read_verdicts
 
+INLINE_LEASE_PREFIX = "inline-"
+"""Begins the lease tokens of receivers; those of workers begin with hex digits."""
 LEASE_GRACE_MS = 15 * SECOND_MS
 """How much longer a lease lasts than an attempt may: for parsing before it and recording after it."""
 WINDOW_MARGIN = 50
@@ -46,7 +49,7 @@ SELECT name FROM (
 WHERE due <= ? ORDER BY due"""
 _IN_FLIGHT = """
 SELECT target_host, count(*), min(due_ms) FROM delivery
-WHERE kind = ? AND lease_token IS NOT NULL AND due_ms > ? GROUP BY target_host"""
+WHERE kind = ? AND lease_token IS NOT NULL AND lease_token NOT LIKE ? AND due_ms > ? GROUP BY target_host"""
 _ACCOUNT_COLUMN = 2  # of _LOAD
 _HEALTH = "SELECT target_host, failures, open_until_ms, is_slow FROM target_health"
 # The expressions keep PostgreSQL from the partial indexes, which in a busy queue are full of dead entries: with these
@@ -61,14 +64,17 @@ UPDATE delivery SET lease_token = NULL, due_ms = ?
 WHERE id IN (SELECT id FROM delivery WHERE kind = ? AND state = 'pending' AND lease_token IS NOT NULL
              AND lease_token LIKE ? ORDER BY id {locking}) RETURNING id"""
 _LOAD = """
-SELECT d.id, d.kind, d.account_id, d.address_id, d.attempts, d.cycle_attempts, d.cycle_started_ms, d.target_host,
-       d.recipients, d.is_released, d.judgement, d.detail, coalesce(c.domain_target, a.target), a.target_format,
-       a.secret, CASE WHEN a.previous_secret_until_ms > ? THEN a.previous_secret END, a.settings,
+SELECT d.id, d.kind, d.account_id, d.address_id, d.due_ms, d.attempts, d.cycle_attempts, d.cycle_started_ms,
+       d.target_host, d.recipients, d.is_released, d.judgement, d.detail, coalesce(c.domain_target, a.target),
+       a.target_format, a.secret, CASE WHEN a.previous_secret_until_ms > ? THEN a.previous_secret END, a.settings,
        m.id, m.mail_from, m.helo, m.remote_ip, m.tls_version, m.tls_cipher, m.md5,
        m.received_ms, m.size, m.verdicts, r.body, r.blob_key
 FROM delivery d JOIN address a ON a.id = d.address_id JOIN message m ON m.id = d.message_id
 LEFT JOIN raw_message r ON r.message_id = m.id LEFT JOIN custom_domain c ON c.id = d.custom_domain_id
 WHERE d.id IN ({places}) ORDER BY d.id"""
+
+
+log = structlog.get_logger("claims")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,7 @@ class ClaimedDelivery:
     account_id: str
     address_id: str
     lease_token: str
+    lease_end_ms: int
     attempt_number: int
     progress: Progress
     target_host: str
@@ -189,12 +196,13 @@ def _new_plan(database: Database, request: ClaimRequest, now_ms: int) -> ClaimPl
         health=read_health(database),
         proven_hosts=request.proven_hosts,
         now_ms=now_ms,
+        slow_ms=SLOW_MAIL_MS if request.kind in MAIL_KINDS else SLOW_MS,
     )
 
 
 def _read_load(database: Database, request: ClaimRequest, now_ms: int) -> dict[str, HostLoad]:
     lease_ms = request.attempt_limit_ms + LEASE_GRACE_MS
-    rows = database.execute(_IN_FLIGHT, (request.kind, now_ms))
+    rows = database.execute(_IN_FLIGHT, (request.kind, f"{INLINE_LEASE_PREFIX}%", now_ms))
     return {host: HostLoad(count, now_ms + lease_ms - oldest_end) for host, count, oldest_end in rows}
 
 
@@ -237,14 +245,35 @@ def load(database: Database, leased: Sequence[str], token: str, now_ms: int) -> 
     if not leased:
         return []
     rows = database.execute(_LOAD.format(places=_places(leased)), (now_ms, *leased))
-    rules = load_rules(database, sorted({row[_ACCOUNT_COLUMN] for row in rows}))
-    return [_claimed(row, token, rules) for row in rows]
+    rules = _load_rules(database, {row[_ACCOUNT_COLUMN] for row in rows})
+    return [claimed for row in rows if (claimed := _readable(row, token, rules)) is not None]
+
+
+def _load_rules(database: Database, account_ids: Iterable[str]) -> RulesByAccount:
+    """The rules of accounts; one whose rules cannot be read has no entry at all."""
+    found: dict[str, tuple[Rule, ...]] = {}
+    for account_id in sorted(account_ids):
+        try:
+            found[account_id] = load_rules(database, [account_id]).get(account_id, ())
+        except ValueError as error:
+            log.error("rules of another version cannot be read", account_id=account_id, reason=str(error))
+    return found
+
+
+def _readable(row: Row, token: str, rules: RulesByAccount) -> ClaimedDelivery | None:
+    """None for a row that another version has written and this one cannot read: it is left to its lease, and to a
+    worker that can. One such row must not end the worker."""
+    try:
+        return _claimed(row, token, rules)
+    except (ValueError, TypeError, KeyError) as error:
+        log.error("a delivery of another version cannot be read", delivery_id=row[0], reason=str(error))
+        return None
 
 
 def _claimed(row: Row, token: str, rules: RulesByAccount) -> ClaimedDelivery:
     (
-        delivery_id, kind, account_id, address_id, attempts, cycle_attempts, cycle_started_ms, target_host, recipients,
-        is_released, judgement, detail, target, target_format, secret, previous_secret,
+        delivery_id, kind, account_id, address_id, due_ms, attempts, cycle_attempts, cycle_started_ms, target_host,
+        recipients, is_released, judgement, detail, target, target_format, secret, previous_secret,
         settings, message_id, mail_from, helo, remote_ip,
         tls_version, tls_cipher, md5, received_ms, size, verdicts, body, blob_key,
     ) = row  # fmt: skip
@@ -265,6 +294,7 @@ def _claimed(row: Row, token: str, rules: RulesByAccount) -> ClaimedDelivery:
         account_id=account_id,
         address_id=address_id,
         lease_token=token,
+        lease_end_ms=due_ms,
         attempt_number=attempts,
         progress=Progress(cycle_attempts, cycle_started_ms),
         target_host=target_host,
@@ -273,7 +303,7 @@ def _claimed(row: Row, token: str, rules: RulesByAccount) -> ClaimedDelivery:
         secret=secret,
         previous_secret=previous_secret,
         settings=read_address_settings(settings),
-        rules=rules_for(rules, account_id, address_id),
+        rules=rules_for({account_id: rules[account_id]}, account_id, address_id),
         is_released=bool(is_released),
         judgement=None if judgement is None else read_judgement(judgement),
         detail=detail,

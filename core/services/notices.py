@@ -38,8 +38,6 @@ class ErrorReport:
     attempt: int
     is_final: bool
     delivery_id: str
-    url: str
-    """Where to it is POSTed."""
 
 
 def read_report(detail: str) -> ErrorReport:
@@ -75,12 +73,15 @@ def _wants_callback(failure: Failure) -> bool:
         return False
     if outcome.verdict is Verdict.HELD:
         return False
-    is_first = delivery.progress.attempts_in_cycle == 1 and not outcome.is_our_fault
-    return failure.state is not DeliveryState.PENDING or is_first
+    is_over = failure.state not in (DeliveryState.PENDING, DeliveryState.DEFERRED)
+    is_first = delivery.progress.attempts_in_cycle == 1 or failure.state is DeliveryState.DEFERRED
+    return is_over or (is_first and not outcome.is_our_fault)
 
 
 def _wants_bounce(failure: Failure) -> bool:
-    return failure.bounce is not None and failure.state is DeliveryState.REJECTED
+    """Only in the first cycle: a replay must not tell the sender once more."""
+    is_first_cycle = failure.delivery.attempt_number == failure.delivery.progress.attempts_in_cycle
+    return failure.bounce is not None and failure.state is DeliveryState.REJECTED and is_first_cycle
 
 
 def _callback_row(failure: Failure, now_ms: int) -> Row:
@@ -95,7 +96,6 @@ def _callback_row(failure: Failure, now_ms: int) -> Row:
         "attempt": delivery.attempt_number,
         "is_final": failure.state not in (DeliveryState.PENDING, DeliveryState.DEFERRED),
         "delivery_id": delivery.delivery_id,
-        "url": url,
     }
     recipients = orjson.dumps(delivery.envelope.recipients).decode()
     return (

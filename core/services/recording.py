@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from random import random
 
-from core.delivery import Decision, DeliveryState, Outcome, Policy, Verdict, decide
-from core.fairness import HEALTHY, HostHealth, health_after
+from core.delivery import MAIL_KINDS, Decision, DeliveryState, Outcome, Policy, Verdict, decide
+from core.fairness import HEALTHY, HostHealth, health_after, mail_health_after
 from core.rules import Judgement
 from core.services.claims import ClaimedDelivery, read_health
 from core.services.notices import Failure, insert_notices
@@ -120,6 +120,8 @@ def _attempt_row(entry: FinishedAttempt) -> Row:
 def _record_health(database: Database, finished: Sequence[FinishedAttempt], now_ms: int) -> None:
     before = read_health(database)
     after = _health_after_all(before, finished, now_ms)
+    # In the order of the hosts: two that record at once must not wait for each other.
+    after = dict(sorted(after.items()))
     recovered = [(host,) for host, health in after.items() if health == HEALTHY and host in before]
     unwell = [
         (host, health.failures, health.open_until_ms, health.is_slow)
@@ -136,5 +138,6 @@ def _health_after_all(
     after: dict[str, HostHealth] = {}
     for entry in finished:
         host = entry.delivery.target_host
-        after[host] = health_after(after.get(host, before.get(host, HEALTHY)), entry.outcome, now_ms)
+        judge = mail_health_after if entry.delivery.kind in MAIL_KINDS else health_after
+        after[host] = judge(after.get(host, before.get(host, HEALTHY)), entry.outcome, now_ms)
     return after

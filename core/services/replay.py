@@ -14,6 +14,8 @@ from itertools import islice
 from core.clock import Clock
 from core.delivery import DeliveryState
 from core.errors import PillarboxError
+from core.netguard import target_host
+from core.routing import kind_of
 from core.services.statuses import StatusFilter, StatusRecord, get_status, matching_ids
 from core.store.db import Database
 
@@ -30,6 +32,11 @@ WHERE id IN (SELECT id FROM delivery
                AND EXISTS (SELECT 1 FROM raw_message r WHERE r.message_id = delivery.message_id)
              ORDER BY id {{locking}})
 RETURNING id"""  # noqa: S608 (constants)
+_TARGETS = """
+SELECT d.id, d.kind, d.target_host, coalesce(c.domain_target, a.target)
+FROM delivery d JOIN address a ON a.id = d.address_id LEFT JOIN custom_domain c ON c.id = d.custom_domain_id
+WHERE d.id IN ({places})"""
+_MOVE = "UPDATE delivery SET kind = ?, target_host = ? WHERE id = ?"
 _HAS_RAW = """
 SELECT 1 FROM delivery d JOIN raw_message r ON r.message_id = d.message_id WHERE d.id = ?"""
 
@@ -102,4 +109,19 @@ def _make_due(database: Database, ids: Sequence[str], wish: Wish, now_ms: int) -
     places = ", ".join("?" for _ in ids)
     statement = _MAKE_DUE.format(places=places, locking=locking, change=wish.change, which=wish.which)
     with database.transaction():
-        return len(database.execute(statement, (now_ms, now_ms, *ids, now_ms)))
+        made_due = [row[0] for row in database.execute(statement, (now_ms, now_ms, *ids, now_ms))]
+        _follow_targets(database, made_due)
+    return len(made_due)
+
+
+def _follow_targets(database: Database, ids: Sequence[str]) -> None:
+    """What was over did not follow its address to a new target: the transport and the host may be others by now."""
+    if not ids:
+        return
+    rows = database.execute(_TARGETS.format(places=", ".join("?" for _ in ids)), ids)
+    moved = [
+        (kind_of(target), target_host(target), delivery_id)
+        for delivery_id, kind, host, target in rows
+        if (kind, host) != (kind_of(target), target_host(target))
+    ]
+    database.execute_many(_MOVE, sorted(moved, key=lambda row: row[2]))

@@ -18,6 +18,9 @@ SELECT c.domain, c.id, c.auth_regex, c.domain_target, a.id, a.account_id, a.targ
 FROM custom_domain c JOIN address a ON a.id = c.address_id
 WHERE c.domain IN ({places}) AND c.deleted_ms IS NULL AND a.deleted_ms IS NULL"""
 
+SHARED_RULES = 1_000
+"""Addresses whose rules are remembered for sharing."""
+
 
 class StoredAddressBook:
     """Implements `core.routing.AddressBook`; raises `StorageUnavailable`, never guesses."""
@@ -25,6 +28,7 @@ class StoredAddressBook:
     def __init__(self, database: Database, clock: Clock = system_clock) -> None:
         self._database = database
         self._clock = clock
+        self._rules: dict[str, tuple[Rule, ...]] = {}
 
     def find_address(self, address_id: str) -> AddressEntry | None:
         """The live address of that id."""
@@ -45,7 +49,19 @@ class StoredAddressBook:
     def find_rules(self, account_id: str, address_id: str) -> tuple[Rule, ...]:
         """The rules that mail to an address is judged by."""
         with self._database.reading():
-            return rules_for(load_rules(self._database, [account_id]), account_id, address_id)
+            found = rules_for(load_rules(self._database, [account_id]), account_id, address_id)
+        return self._shared(address_id, found) if found else found
+
+    def _shared(self, address_id: str, found: tuple[Rule, ...]) -> tuple[Rule, ...]:
+        """The same objects for all routes of an address while its rules stay as they are: routes are kept in
+        thousands."""
+        known = self._rules.get(address_id)
+        if known == found and known is not None:
+            return known
+        if len(self._rules) >= SHARED_RULES:
+            self._rules.clear()
+        self._rules[address_id] = found
+        return found
 
 
 def _entry(

@@ -58,6 +58,9 @@ class BlobPage:
 class BlobStore(Protocol):
     """Bytes by key. Every call raises `StorageUnavailable` when the store cannot do it now."""
 
+    longest_s: int
+    """How long one call may take."""
+
     def put_file(self, key: str, path: Path) -> None:
         """Store the content of a local file, which is gone afterwards."""
 
@@ -76,6 +79,8 @@ class BlobStore(Protocol):
 
 class DiskBlobs:
     """A folder, spread over sub-folders by the end of the key (which is random)."""
+
+    longest_s = 0
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -142,6 +147,8 @@ class DiskBlobs:
 
 class ObjectStoreBlobs:
     """An S3, Google Cloud Storage or Azure container, by obstore; credentials come from the environment."""
+
+    longest_s = STORE_PATIENCE_S + STORE_PATIENCE_S // 2  # a retry may begin within half of the patience
 
     def __init__(self, url: str) -> None:
         self._store = open_object_store(url)

@@ -43,7 +43,9 @@ _REPORT_START = re.compile(
     r"|received-from-mta|dsn-gateway|reporting-ua|x-postfix-queue-id)[ \t]*+:",
     re.IGNORECASE,
 )
-_HEADER_LINE = re.compile(r"^(?:received|return-path|message-id|x-pillarbox-return)[ \t]*+:", re.IGNORECASE)
+_HEADER_LINE = re.compile(
+    r"(?:received|return-path|message-id|x-pillarbox-return|cfbl-feedback-id)[ \t]*+:", re.IGNORECASE
+)
 _PRINTABLE_TYPES = ("text/", "application/octet-stream", "message/", "application/x-unknown")
 
 

@@ -6,7 +6,7 @@ from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
-from core.delivery import DeliveryKind
+from core.delivery import RECEIVED_KINDS
 from core.search import compile_query
 from core.services import replay
 from core.services import statuses as service
@@ -135,7 +135,7 @@ def _answer_one(path: StatusPath, wish: Wish) -> Response:
     ctx = context()
     now_ms = ctx.clock()
     record = replay.replay_one(ctx.database, account_id(), path.status_id, now_ms, wish)
-    ctx.ring(DeliveryKind.INBOUND)
+    _ring()
     return json_response(status_answer(record, now_ms), 202)
 
 
@@ -144,9 +144,14 @@ def _answer_many(query: ReplayQuery, wish: Wish) -> Response:
     wanted = _filter(query.address_id, query.query)
     done = replay.replay_matching(ctx.database, wanted, query.cursor, ctx.clock, wish)
     if done.retried:
-        ctx.ring(DeliveryKind.INBOUND)
+        _ring()
     answer = RetryResult(retried=done.retried, left_alone=done.left_alone, next_cursor=done.next_cursor)
     return json_response(answer, 202)
+
+
+def _ring() -> None:
+    for kind in RECEIVED_KINDS:
+        context().ring(kind)
 
 
 def _filter(address_id: str | None, query: str | None) -> StatusFilter:

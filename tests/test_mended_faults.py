@@ -1,4 +1,4 @@
-"""Faults found in review: each test FAILS while its fault is there. Once mended, it belongs to its subject's file."""
+"""What a review of the whole once found wrong, and that it stays mended: each test failed before."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def put_off(mail: Deliveries, claimed: ClaimedDelivery | None, at_ms: int) -> No
 # --- lost mail ---
 
 
-def test_p1_a_250_after_an_inline_lease_ran_out_is_not_taken_back_by_the_first_attempt(
+def test_a_250_after_an_inline_lease_ran_out_is_not_taken_back_by_the_first_attempt(
     mail: Deliveries,
 ) -> None:
     first = arrive(mail.database, inline_mail(mail, "inline-one"), NOW_MS)
@@ -121,7 +121,7 @@ def test_p1_a_250_after_an_inline_lease_ran_out_is_not_taken_back_by_the_first_a
     assert mail.rows("state") == [("pending",)]  # was 'deferred': nobody works on it, and the sender has its 250
 
 
-def test_p1_a_250_from_the_acceptor_does_not_rest_on_an_inline_attempt_in_flight(mail: Deliveries) -> None:
+def test_a_250_from_the_acceptor_does_not_rest_on_an_inline_attempt_in_flight(mail: Deliveries) -> None:
     first = arrive(mail.database, inline_mail(mail, "inline-one"), NOW_MS)
     route = Route(mail.account.account_id, mail.address(TARGET), None, TARGET)  # meanwhile set to queued, or held
     plan = DeliveryPlan(duplicate_window_ms=WINDOW_MS)
@@ -131,7 +131,7 @@ def test_p1_a_250_from_the_acceptor_does_not_rest_on_an_inline_attempt_in_flight
     assert "pending" in [state for (state,) in mail.rows("state")]
 
 
-def test_p2_a_mail_that_was_refused_inline_and_comes_again_as_queued_is_not_swallowed(mail: Deliveries) -> None:
+def test_a_mail_that_was_refused_inline_and_comes_again_as_queued_is_not_swallowed(mail: Deliveries) -> None:
     first = arrive(mail.database, inline_mail(mail, "inline-one"), NOW_MS)
     with mail.database.transaction():
         refused = FinishedAttempt(first.claimed, Outcome(Verdict.PERMANENT, 422, NOW_MS, 50))  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ def test_p2_a_mail_that_was_refused_inline_and_comes_again_as_queued_is_not_swal
 
 
 @pytest.mark.parametrize(("state", "wish"), [("rejected", Wish.RETRY), ("quarantined", Wish.RELEASE)])
-def test_p1_a_retry_after_the_target_has_become_a_mailbox_goes_by_the_transport_of_mailboxes(
+def test_a_retry_after_the_target_has_become_a_mailbox_goes_by_the_transport_of_mailboxes(
     mail: Deliveries, state: str, wish: Wish
 ) -> None:
     account_id = mail.account.account_id
@@ -166,7 +166,7 @@ def test_p1_a_retry_after_the_target_has_become_a_mailbox_goes_by_the_transport_
 # --- fairness ---
 
 
-def test_p1_mailboxes_that_do_not_exist_do_not_stop_forwarding_to_their_whole_domain(mail: Deliveries) -> None:
+def test_mailboxes_that_do_not_exist_do_not_stop_forwarding_to_their_whole_domain(mail: Deliveries) -> None:
     wrong = "mailto:nobody@big-provider.example"
     mail.accept(wrong, 6)
     for _ in range(6):
@@ -180,7 +180,7 @@ def test_p1_mailboxes_that_do_not_exist_do_not_stop_forwarding_to_their_whole_do
     assert len(mail.claim(kind=DeliveryKind.FORWARD).deliveries) == 1
 
 
-def test_p2_inline_mail_in_flight_does_not_keep_a_worker_from_the_same_host(mail: Deliveries) -> None:
+def test_inline_mail_in_flight_does_not_keep_a_worker_from_the_same_host(mail: Deliveries) -> None:
     for number in range(20):
         route = Route(mail.account.account_id, mail.address(TARGET), None, TARGET, INLINE)
         plan = DeliveryPlan(lease_token=f"inline-{number}", lease_end_ms=NOW_MS + LEASE_MS)
@@ -194,7 +194,7 @@ def test_p2_inline_mail_in_flight_does_not_keep_a_worker_from_the_same_host(mail
     assert len(mail.claim(attempt_limit_ms=75 * SECOND_MS).deliveries) == 4
 
 
-def test_p1_a_hanging_mailbox_host_does_not_stop_large_mail_to_urls(
+def test_a_hanging_mailbox_host_does_not_stop_large_mail_to_urls(
     sqlite_mail: Deliveries, tmp_path: Path, target: HttpTarget
 ) -> None:
     let_go, has_begun = threading.Event(), threading.Event()
@@ -205,7 +205,7 @@ def test_p1_a_hanging_mailbox_host_does_not_stop_large_mail_to_urls(
         return Outcome(Verdict.ACCEPTED, 250, NOW_MS, 50)
 
     attempt = make_attempt(
-        tmp_path, sqlite_mail.database, forwarder(), DiskBlobs(tmp_path / "blobs"), system_clock, hangs
+        tmp_path, sqlite_mail.database, forwarder(), DiskBlobs(tmp_path / "blobs"), lambda: NOW_MS, hangs
     )
     sqlite_mail.accept(MAILBOX)
     sqlite_mail.accept(target.url())
@@ -224,7 +224,7 @@ def test_p1_a_hanging_mailbox_host_does_not_stop_large_mail_to_urls(
     assert not was_stuck
 
 
-def test_p1_an_attempt_that_waited_for_memory_past_its_lease_is_not_made(
+def test_an_attempt_that_waited_for_memory_past_its_lease_is_not_made(
     sqlite_mail: Deliveries, tmp_path: Path, target: HttpTarget
 ) -> None:
     now = [NOW_MS]
@@ -242,7 +242,7 @@ def test_p1_an_attempt_that_waited_for_memory_past_its_lease_is_not_made(
     assert target.received == []  # it is another worker's now
 
 
-def test_p1_a_full_engine_of_a_side_kind_does_not_hold_up_the_jobs_of_mail(
+def test_a_full_engine_of_a_side_kind_does_not_hold_up_the_jobs_of_mail(
     sqlite_mail: Deliveries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The job loop of a worker serves all kinds, one job at a time."""
@@ -277,7 +277,7 @@ def test_p1_a_full_engine_of_a_side_kind_does_not_hold_up_the_jobs_of_mail(
     assert not is_held_up
 
 
-def test_p2_a_hanging_authorization_server_does_not_hold_up_those_of_others(target: HttpTarget, tmp_path: Path) -> None:
+def test_a_hanging_authorization_server_does_not_hold_up_those_of_others(target: HttpTarget, tmp_path: Path) -> None:
     settings = load_settings({"PILLARBOX_DATA": str(tmp_path)})
     gate = RecipientGate(settings, AuthorizationClient(forwarder()), None)
     client = ClientFacts("192.0.2.7", "client.example", "sender@example.com")
@@ -318,7 +318,7 @@ class SlowBlobs(DiskBlobs):
         super().put_file(key, path)
 
 
-def test_p2_the_lease_of_an_inline_mail_begins_when_it_is_stored(
+def test_the_lease_of_an_inline_mail_begins_when_it_is_stored(
     sqlite_mail: Deliveries, tmp_path: Path, target: HttpTarget
 ) -> None:
     now = [NOW_MS]
@@ -377,7 +377,7 @@ def bouncing(mail: Deliveries, tmp_path: Path, settings: AddressSettings) -> Cal
     return make
 
 
-def test_p2_a_replay_that_is_refused_again_sends_no_second_bounce(sqlite_mail: Deliveries, tmp_path: Path) -> None:
+def test_a_replay_that_is_refused_again_sends_no_second_bounce(sqlite_mail: Deliveries, tmp_path: Path) -> None:
     attempt = bouncing(sqlite_mail, tmp_path, AddressSettings(bounce_rejected=True))
     delivery_id = attempt().delivery.delivery_id
     replay_one(sqlite_mail.database, sqlite_mail.account.account_id, delivery_id, NOW_MS)
@@ -385,7 +385,7 @@ def test_p2_a_replay_that_is_refused_again_sends_no_second_bounce(sqlite_mail: D
     assert sqlite_mail.execute("SELECT count(*) FROM delivery WHERE kind = 'bounce'") == [(1,)]
 
 
-def test_p2_an_inline_mail_that_was_queued_with_250_and_is_then_rejected_bounces(
+def test_an_inline_mail_that_was_queued_with_250_and_is_then_rejected_bounces(
     sqlite_mail: Deliveries, tmp_path: Path
 ) -> None:
     attempt = bouncing(sqlite_mail, tmp_path, replace(INLINE, bounce_rejected=True))  # made by a worker: 250 was said
@@ -395,7 +395,7 @@ def test_p2_an_inline_mail_that_was_queued_with_250_and_is_then_rejected_bounces
 # --- a row that cannot be read, an attempt that raises ---
 
 
-def test_p2_one_row_that_cannot_be_read_does_not_end_the_clerk_of_every_worker(mail: Deliveries) -> None:
+def test_one_row_that_cannot_be_read_does_not_end_the_clerk_of_every_worker(mail: Deliveries) -> None:
     mail.accept(TARGET)
     mail.accept("https://two.example/in")
     # Written by a newer version, which was then taken back; or while nodes are upgraded one by one.
@@ -404,7 +404,7 @@ def test_p2_one_row_that_cannot_be_read_does_not_end_the_clerk_of_every_worker(m
     assert [delivery.target for delivery in claimed] == ["https://two.example/in"]
 
 
-def test_p2_an_error_callback_never_raises(sqlite_mail: Deliveries) -> None:
+def test_an_error_callback_never_raises(sqlite_mail: Deliveries) -> None:
     sqlite_mail.accept(TARGET)
     (claimed,) = sqlite_mail.claim().deliveries
     # What raises in the pool is lost there: the place in the engine is never given back, and a stop waits for it.
@@ -415,7 +415,7 @@ def test_p2_an_error_callback_never_raises(sqlite_mail: Deliveries) -> None:
 # --- the end of a process ---
 
 
-def test_p2_a_receiver_with_an_inline_post_in_flight_ends_in_time(tmp_path: Path, target: HttpTarget) -> None:
+def test_a_receiver_with_an_inline_post_in_flight_ends_in_time(tmp_path: Path, target: HttpTarget) -> None:
     settings = AddressSettings(mode=DeliveryMode.INLINE, inline_deadline_s=40)
     with running_gateway(tmp_path, "redis", "smtp") as gateway:
         mailbox = gateway.add_address(target.url("/sleep/30"), settings=settings.to_json())
@@ -433,7 +433,7 @@ def test_p2_a_receiver_with_an_inline_post_in_flight_ends_in_time(tmp_path: Path
 # --- more ---
 
 
-def test_p2_what_was_found_out_is_kept_when_a_store_fails_afterwards(
+def test_what_was_found_out_is_kept_when_a_store_fails_afterwards(
     sqlite_mail: Deliveries, tmp_path: Path, target: HttpTarget
 ) -> None:
     sqlite_mail.accept(target.url())
@@ -448,7 +448,7 @@ def test_p2_what_was_found_out_is_kept_when_a_store_fails_afterwards(
         secret_access_key="s",
     )
     settings = replace(claimed.settings, message_store=store)
-    attempt = make_attempt(tmp_path, sqlite_mail.database, forwarder(), DiskBlobs(tmp_path / "blobs"), system_clock)
+    attempt = make_attempt(tmp_path, sqlite_mail.database, forwarder(), DiskBlobs(tmp_path / "blobs"), lambda: NOW_MS)
     finished = attempt(replace(claimed, rules=(flag,), settings=settings))
     assert finished.outcome.verdict is Verdict.TEMPORARY
     assert finished.outcome.is_our_fault
@@ -458,7 +458,7 @@ def test_p2_what_was_found_out_is_kept_when_a_store_fails_afterwards(
 
 
 @pytest.mark.parametrize("result", [AuthResult.NEUTRAL, AuthResult.TEMPERROR, AuthResult.PERMERROR, None])
-def test_p2_a_sender_of_ours_is_forwarded_as_it_came_only_when_spf_passed(result: AuthResult | None) -> None:
+def test_a_sender_of_ours_is_forwarded_as_it_came_only_when_spf_passed(result: AuthResult | None) -> None:
     verdicts = Verdicts(spf=None if result is None else SpfVerdict(result, OURS))
     forged = replace(FORWARD, envelope=replace(ENVELOPE, mail_from=f"boss@{OURS}", verdicts=verdicts))
     with running_peer(Script()) as peer, edge_to(peer.port) as edge:
@@ -468,7 +468,7 @@ def test_p2_a_sender_of_ours_is_forwarded_as_it_came_only_when_spf_passed(result
     assert not any(f"<boss@{OURS}>" in sender for sender in senders)
 
 
-def test_p2_messages_that_wait_for_a_check_are_bounded(tmp_path: Path) -> None:
+def test_messages_that_wait_for_a_check_are_bounded(tmp_path: Path) -> None:
     """The task outlives its session, so connections do not bound it: whoever hangs up after the dot leaves one more."""
     let_go = threading.Event()
 
@@ -496,7 +496,7 @@ def test_p2_messages_that_wait_for_a_check_are_bounded(tmp_path: Path) -> None:
         assert asyncio.run(flood()) < 2_000
 
 
-def test_p3_a_retry_of_a_forwarded_mail_rings_for_its_kind(database: Database, tmp_path: Path) -> None:
+def test_a_retry_of_a_forwarded_mail_rings_for_its_kind(database: Database, tmp_path: Path) -> None:
     api = Api(database, create_account(database, "test", NOW_MS), api_settings(tmp_path))
     address_id = api.new_address(MAILBOX)
     status_id = api.receive(address_id, target=MAILBOX)
