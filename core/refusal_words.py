@@ -100,6 +100,7 @@ HARD_PIECES = (
     "because the address couldn't",
     *("address was not found", "wasn't found", "domain not found", "couldn't find the"),
     *("invalid recipient", "recipient invalid", "invalid mailbox", "invalid user", "invalid address"),
+    *("addressee unknown", "user not known", "invalid final delivery userid", "name is not recognized"),
     *("bad destination mailbox", "bad address", "illegal user", "not listed in domino directory"),
     *("not listed in public name", "no longer available", "no longer valid", "no longer exist", "no longer in use"),
     *("no longer active", "no longer employed", "no longer accepting mail", "account is disabled"),

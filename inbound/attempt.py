@@ -23,7 +23,7 @@ from core.store.blobs import INLINE_LIMIT, BlobStore
 from core.verdicts import Verdicts
 from inbound.bounce import Bouncer
 from inbound.forward import Forwarder, Post
-from inbound.inspection import Case, Inspector, Reader, judge_case
+from inbound.inspection import Case, Inspector, Reader
 from inbound.parse import parse_message
 from inbound.payloads import RenderOptions, render
 from inbound.presentation import Presentation
@@ -161,7 +161,7 @@ class InboundAttempt:
         judgement = None
         if delivery.judgement is None and (delivery.rules or delivery.is_checked or verdicts is not None):
             case = Case(delivery.envelope, delivery.size, message, delivery.rules, delivery.settings)
-            judgement = judge_case(case).after_acceptance()
+            judgement = self._inspector.judge(case).after_acceptance()
         known = judgement or delivery.judgement
         flags = known.flags if known is not None else ()
         envelope = replace(delivery.envelope, flags=flags) if flags else delivery.envelope

@@ -16,10 +16,12 @@ from core.clock import Clock
 from core.config import Settings
 from core.dns_lookup import open_lookup
 from core.envelope import Envelope
+from core.netguard import IPNetwork
 from core.rule_facts import Content, Facts
 from core.rules import Judgement, Rule, judge
 from core.verdicts import Verdicts
-from inbound.authentication import Authenticator, ClientFacts, from_domain
+from inbound.authentication import Authenticator, ClientFacts, behind_forwarders, from_domain
+from inbound.clients import is_within
 from inbound.parsed import ParsedMessage
 from inbound.scanning import MailFacts, Scanners
 
@@ -38,18 +40,25 @@ class Inspector:
     longest_s: int
     """How long an inspection may take."""
     clock: Clock
+    forwarders: tuple[IPNetwork, ...] = ()
+    """Hosts that we trust to say whom they had a mail from; they are never the client that rules are about."""
 
     @property
     def finds_nothing(self) -> bool:
         """Whether no check is switched on."""
-        return self.authenticator is None and not self.scanners.scores and not self.scanners.scans_attachments
+        return (
+            self.authenticator is None
+            and not self.scanners.scores
+            and not self.scanners.scans_attachments
+            and not self.forwarders
+        )
 
     def inspect(self, raw: bytes, message: Reader, envelope: Envelope) -> Verdicts | None:
         """What there is to find out, None when no check is switched on. Never raises for what a message holds."""
         if self.finds_nothing:
             return None
         client = ClientFacts(envelope.remote_ip, envelope.helo, envelope.mail_from)
-        verdicts = Verdicts() if self.authenticator is None else self.authenticator.check(raw, client)
+        verdicts = self._who(raw, client) if self.authenticator is None else self.authenticator.check(raw, client)
         deadline = self.scanners.new_deadline()
         if self.scanners.scores:
             facts = MailFacts(
@@ -64,6 +73,29 @@ class Inspector:
             verdicts = replace(verdicts, scans=self.scanners.scan(contents, deadline))
         return replace(verdicts, checked_ms=self.clock())
 
+    def judge(self, case: Case) -> Judgement:
+        """What becomes of a mail, by all that will ever be known."""
+        envelope = case.envelope
+        needs_content = any(rule.conditions.needs.content for rule in case.rules)
+        is_hidden = is_within(envelope.remote_ip, self.forwarders)  # unless the verdicts name whom it had the mail from
+        facts = Facts(
+            remote_ip=None if is_hidden else envelope.remote_ip,
+            helo=None if is_hidden else envelope.helo,
+            mail_from=envelope.mail_from,
+            recipients=envelope.recipients,
+            size=case.size,
+            content=_content(case.message()) if needs_content else None,
+            verdicts=envelope.verdicts,
+        )
+        return judge(case.rules, facts, case.settings)
+
+    def _who(self, raw: bytes, client: ClientFacts) -> Verdicts:
+        """Without authentication all that is found out of a client is who stands behind a forwarder."""
+        named = behind_forwarders(raw, client, self.forwarders)
+        if named is None or named == client:
+            return Verdicts()
+        return Verdicts(judged_ip=named.remote_ip, judged_helo=named.helo)
+
 
 def open_inspector(settings: Settings, clock: Clock) -> Inspector:
     """The inspector that the settings describe. Raises `ConfigurationError`."""
@@ -75,7 +107,7 @@ def open_inspector(settings: Settings, clock: Clock) -> Inspector:
         longest_s += settings.authentication_timeout
     if settings.spamd or settings.rspamd or settings.clamd:
         longest_s += settings.scan_timeout
-    return Inspector(authenticator, Scanners(settings, lookup), longest_s, clock)
+    return Inspector(authenticator, Scanners(settings, lookup), longest_s, clock, settings.trusted_forwarder_networks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +120,6 @@ class Case:
     message: Reader
     rules: Sequence[Rule]
     settings: AddressSettings
-
-
-def judge_case(case: Case) -> Judgement:
-    """What becomes of it, by all that will ever be known."""
-    needs_content = any(rule.conditions.needs.content for rule in case.rules)
-    facts = Facts(
-        remote_ip=case.envelope.remote_ip,
-        helo=case.envelope.helo,
-        mail_from=case.envelope.mail_from,
-        recipients=case.envelope.recipients,
-        size=case.size,
-        content=_content(case.message()) if needs_content else None,
-        verdicts=case.envelope.verdicts,
-    )
-    return judge(case.rules, facts, case.settings)
 
 
 def _content(message: ParsedMessage) -> Content:

@@ -20,7 +20,7 @@ from core.rules import Cause, JudgedAction, Judgement, may_still_reject
 from core.services.acceptance import AcceptedMail, DeliveryKey, DeliveryPlan, NewDelivery, plan_deliveries
 from inbound.attempt import COPIES, MEMORY_BUDGET, MemoryBudget
 from inbound.clients import is_within
-from inbound.inspection import Case, Inspector, Reader, judge_case
+from inbound.inspection import Case, Inspector, Reader
 from inbound.parse import parse_message
 from inbound.recipient_gate import size_limit
 from inbound.replies import Reply, blocked, oversize
@@ -137,7 +137,7 @@ class MessageGate:
     def _judge_one(self, mail: AcceptedMail, delivery: NewDelivery, read: Reader) -> _Finding:
         route = delivery.route
         case = Case(_envelope(mail, tuple(delivery.recipients)), mail.size, read, route.rules, route.settings)
-        return replace(self._measure(delivery), judgement=judge_case(case))
+        return replace(self._measure(delivery), judgement=self._inspector.judge(case))
 
     def _measure(self, delivery: NewDelivery) -> _Finding:
         is_too_large = delivery.mail.size > size_limit(delivery.route, self._server_limit)

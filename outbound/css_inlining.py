@@ -16,9 +16,9 @@ MAX_HTML_LENGTH = 512 * 1024
 """Characters that go in."""
 MAX_INLINED_BYTES = 5 * 1024 * 1024
 """That come out: rules are multiplied by the elements they hold for."""
-MAX_CPU_S = 5
+MAX_CPU_S = 2
 MAX_MEMORY_BYTES = 512 * 1024 * 1024
-TIMEOUT_S = 20.0
+TIMEOUT_S = 15.0
 _CURE = "make its CSS simpler, or switch the inlining of CSS off"
 _PROGRAM = f"""
 import resource, sys

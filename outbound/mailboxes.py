@@ -94,6 +94,8 @@ def _tokens(field: str, text: str) -> list[str]:
         match = _TOKEN.match(text, position)
         if match is None:
             raise InvalidField(field, f"is no address; {_EXAMPLE}")
+        if match[0] == '"':  # going on would look for the end of every quote that follows
+            raise InvalidField(field, "opens a double quote that nothing closes")
         end = match.end()
         if match[0] == "(":
             end = _end_of_comment(field, text, end)

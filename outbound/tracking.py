@@ -132,7 +132,7 @@ class Tracker:
         gaps = list(self._link_gaps(spots, LinkPlace.HTML, 0))
         if options.opens:
             gaps.append(_Gap(found.end_of_body, found.end_of_body, None))
-            pass
+            gaps.sort(key=lambda gap: gap.start)
         return gaps
 
     def _text_gaps(self, text: str, count: int) -> list[_Gap]:

@@ -30,6 +30,8 @@ DEBIAN_PACKAGES = {
     "openssl": "openssl",
     "gpg": "gnupg",
     "perl": "perl",
+    "chromium": "chromium",
+    "gpgconf": "gpgconf",
 }
 _EXTRA_FOLDERS = ("/usr/sbin", "/usr/local/sbin")
 

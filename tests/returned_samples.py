@@ -285,6 +285,14 @@ TEXTS = [
         EXIM + "    550 Blocked by our reputation service\n" + COPY,
     ),
     text_bounce(
+        *("Exim: no reason, while the copy looks like one", K.SOFT_BOUNCE, UNKNOWN),
+        EXIM + "    550 no\n" + COPY + "<lee@far.test>: user unknown\n",
+    ),
+    text_bounce(
+        *("our own address at the beginning of a line", K.HARD_BOUNCE, HARD),
+        f"Delivery to the following recipients failed.\n\n{KIM}: user unknown\n\nThe message was from\n{BOUNCE_ADDRESS}\n",
+    ),
+    text_bounce(
         *("Exim warning", K.DELAYED, SOFT),
         "This message was created automatically by mail delivery software.\nA message that you sent has not yet been "
         "delivered to one or more of its\nrecipients after more than 24 hours on the queue on "

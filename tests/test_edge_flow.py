@@ -300,7 +300,6 @@ def test_spf_is_none_where_a_forwarder_does_not_say(world: World) -> None:
     assert "judged_ip" not in payload["pillarbox"]
 
 
-@pytest.mark.xfail(reason="inbound/inspection.py judge_case: a forwarder that does not say is taken for the client")
 def test_no_rule_takes_the_forwarder_for_the_client(world: World) -> None:
     mailbox = world.address("/ok/hidden")
     world.rule(mailbox, "reject", ip=[FORWARDER])
@@ -308,7 +307,6 @@ def test_no_rule_takes_the_forwarder_for_the_client(world: World) -> None:
     assert world.deliver(mailbox, FORWARDER)[1].startswith("250 ")
 
 
-@pytest.mark.xfail(reason="inbound/inspection.py Inspector.inspect: only the authenticator asks whom a forwarder names")
 def test_rules_go_by_the_named_client_without_authentication_too(tmp_path: Path) -> None:
     with edge(tmp_path, PILLARBOX_AUTHENTICATION="off") as world:
         mailbox = world.address("/ok/unchecked")

@@ -160,6 +160,15 @@ def test_an_anchor_that_is_only_shown_vouches_for_nobody(trust: Trust, private: 
     assert peer.taken == []
 
 
+@pytest.mark.parametrize("is_self_signed", [True, False])
+def test_a_host_is_not_its_own_anchor(trust: Trust, private: Issued, is_self_signed: bool) -> None:
+    shown = issue(None if is_self_signed else private, HOST, show=True)
+    with world(trust, shown, tlsa(2, 1, 1, shown)) as (peer, edge):
+        result = edge.send()
+        assert "no certificate that was shown is a trust anchor" in (result.outcome.error or "")
+    assert peer.taken == []
+
+
 def test_a_host_is_no_authority(trust: Trust, private: Issued) -> None:
     """Whoever has any certificate under the anchor could otherwise make one for every name."""
     customer = issue(private, "customer.test", show=True)
@@ -188,6 +197,22 @@ def test_records_that_cannot_be_used_do_not_weaken_a_policy(trust: Trust, privat
         result = edge.send()
     assert result.tls is (TlsLevel.STS if is_valid else TlsLevel.NONE)
     assert (result.outcome.verdict is Verdict.ACCEPTED) is is_valid
+
+
+def test_a_connection_that_was_only_encrypted_does_not_serve_a_policy(trust: Trust, private: Issued) -> None:
+    """Both are required, but not the same: the first mail goes to a host whose certificate nothing is known of."""
+    with (
+        running_peer(Script(features=OFFERED), private.context(trust.folder)) as peer,
+        secure_edge(peer.port, trust, pool=ConnectionPool(), is_validating=True) as edge,
+    ):
+        name = f"_{peer.port}._tcp.{HOST}"
+        edge.zone.mx("other.test", HOST)
+        edge.zone.add(name, "TLSA", f"0 0 1 {NOUGHT}")
+        edge.zone.authentic = {DOMAIN, "other.test", HOST, name}
+        edge.serve(policy_file(), "1")
+        assert edge.send(recipients=("user@other.test",)).tls is TlsLevel.OPPORTUNISTIC
+        assert edge.pool.idle == 1
+        assert edge.send().outcome.verdict is Verdict.TEMPORARY
 
 
 def test_records_come_before_a_policy(trust: Trust, private: Issued) -> None:

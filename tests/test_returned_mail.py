@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -225,6 +226,13 @@ def assert_presentable(returned: Returned) -> None:
         assert text is None or (text.replace("\t", " ").isprintable() and len(text) <= 2000), text
 
 
+@pytest.mark.parametrize("escape", ["110000", "D800", "FFFFFF", "0", "41", "A"])
+def test_escapes_of_no_character_do_no_harm(escape: str) -> None:
+    returned = judged(report(status_fields("5.1.1", recipient=f"utf-8; \\x{{{escape}}}k@far.test")))
+    assert returned.kind is ReturnedKind.HARD_BOUNCE
+    assert_presentable(returned)
+
+
 def test_an_error_of_ours_is_no_judgement(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(raw: bytes) -> object:
         raise RuntimeError
@@ -255,7 +263,7 @@ GROWING = {
 
 @pytest.mark.parametrize("name", GROWING)
 def test_time_is_linear(name: str) -> None:
-    size = 4000
+    size = 50_000
     times = [_time(GROWING[name](size * factor)) for factor in (1, 2, 4)]
     floor = 0.002  # below it, noise decides
     assert times[1] < RATIO_LIMIT * max(times[0], floor), times
@@ -277,3 +285,9 @@ def test_a_large_message_costs_what_its_beginning_costs() -> None:
     start = time.process_time()
     assert judged(raw).kind is ReturnedKind.HARD_BOUNCE
     assert time.process_time() - start < 1.0
+
+
+def test_the_documentation_names_every_kind_and_severity() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "bounces.md").read_text()
+    rows = {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
+    assert rows == {*ReturnedKind, *Severity}

@@ -84,6 +84,7 @@ class SecureEdge:
     zone: Zone
     host: PolicyHost
     clock: Hands
+    fetcher: PolicyFetcher
     policies: StsPolicies
     transport: MxTransport
     pool: ConnectionPool
@@ -139,7 +140,8 @@ def secure_edge(
         zone.add(POLICY_HOST, "A", "127.0.0.1")
         contexts = TlsContexts(str(trust.ca_file))
         lookup = DnsLookup(make_resolver(f"127.0.0.1:{zone.port}"), clock)
-        policies = StsPolicies(lookup, PolicyFetcher(lookup, guard, contexts, https_port), clock)
+        fetcher = PolicyFetcher(lookup, guard, contexts, https_port)
+        policies = StsPolicies(lookup, fetcher, clock)
         resolver = make_resolver(f"127.0.0.1:{zone.port}")
         if is_validating:
             ask_for_dnssec(resolver)
@@ -149,5 +151,5 @@ def secure_edge(
         transport = MxTransport(
             route, TargetPolicy(LOOPBACK), OUR_NAME, clock, kept, timeouts, demands=demands, contexts=contexts
         )
-        yield SecureEdge(zone, host, clock, policies, transport, kept)
+        yield SecureEdge(zone, host, clock, fetcher, policies, transport, kept)
         kept.close()

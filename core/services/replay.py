@@ -24,12 +24,12 @@ MAX_REPLAYS = 10_000
 BATCH = 500
 """How many of them one transaction changes: a worker that wants to claim does not wait long."""
 
+# The raw row is joined so that it is locked too: a purge that is removing it is then seen, see core.services.retention.
 _MAKE_DUE = f"""
 UPDATE delivery SET state = '{DeliveryState.PENDING}', cycle_attempts = 0, cycle_started_ms = ?, due_ms = ?,
                     lease_token = NULL, finished_ms = NULL {{change}}
-WHERE id IN (SELECT id FROM delivery
+WHERE id IN (SELECT id FROM delivery JOIN raw_message r ON r.message_id = delivery.message_id
              WHERE id IN ({{places}}) AND (lease_token IS NULL OR due_ms <= ?) AND {{which}}
-               AND EXISTS (SELECT 1 FROM raw_message r WHERE r.message_id = delivery.message_id)
              ORDER BY id {{locking}})
 RETURNING id"""  # noqa: S608 (constants)
 _TARGETS = """

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
+from typing import Any, Protocol
 
 from core.errors import StorageUnavailable
-
-if TYPE_CHECKING:
-    from core.store.db import Database
 
 STEP_PAGES = 250
 """Moved in one transaction: a megabyte. Measured: 3 ms, at times 30; larger steps get no more done in all."""
@@ -27,7 +25,22 @@ SMALL_BYTES = 128 * 1024 * 1024
 _INCREMENTAL = 2
 
 
-def give_back(database: Database, stop: threading.Event) -> int:
+class PagedDatabase(Protocol):
+    """What this needs of `core.store.db.Database`, which needs this when it migrates."""
+
+    is_postgres: bool
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Where queries that change nothing are run."""
+
+    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+
+    def run_pragma(self, pragma: str) -> None:
+        """Run a pragma to its end."""
+
+
+def give_back(database: PagedDatabase, stop: threading.Event) -> int:
     """Shorten the file by its free pages, in short transactions, until few are left; gives how many bytes that is.
 
     Raises `StorageUnavailable`.
@@ -50,12 +63,12 @@ def give_back(database: Database, stop: threading.Event) -> int:
     return max(0, given) * _ask(database, "page_size")
 
 
-def can_give_back(database: Database) -> bool:
+def can_give_back(database: PagedDatabase) -> bool:
     """Whether `give_back` works; else the file must be rewritten first."""
     return database.is_postgres or _ask(database, "auto_vacuum") == _INCREMENTAL
 
 
-def rewrite(database: Database) -> None:
+def rewrite(database: PagedDatabase) -> None:
     """Write the file anew without its free pages, so that `give_back` works from then on.
 
     Nobody else can write meanwhile (some seconds for each gigabyte), and it needs as much space again for that time.
@@ -67,7 +80,7 @@ def rewrite(database: Database) -> None:
         _run(database, "PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def convert_if_small(database: Database) -> None:
+def convert_if_small(database: PagedDatabase) -> None:
     """Rewrite a file that is new, or small and of version 0.1. Where that is not possible now, another time will do."""
     if can_give_back(database) or _pages(database) * _ask(database, "page_size") > SMALL_BYTES:
         return
@@ -75,19 +88,19 @@ def convert_if_small(database: Database) -> None:
         rewrite(database)
 
 
-def _free_pages(database: Database) -> int:
+def _free_pages(database: PagedDatabase) -> int:
     return _ask(database, "freelist_count")
 
 
-def _pages(database: Database) -> int:
+def _pages(database: PagedDatabase) -> int:
     return _ask(database, "page_count")
 
 
-def _ask(database: Database, pragma: str) -> int:
+def _ask(database: PagedDatabase, pragma: str) -> int:
     with database.reading():
         return int(database.execute(f"PRAGMA {pragma}")[0][0])
 
 
-def _run(database: Database, pragma: str) -> None:
+def _run(database: PagedDatabase, pragma: str) -> None:
     with database.reading():
         database.run_pragma(pragma)

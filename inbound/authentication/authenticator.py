@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from core.authentication.spf import SpfQuestion, check_spf
 from core.clock import SECOND_MS, Clock
 from core.config import Settings
 from core.dns_lookup import DnsLookup, LookupBudget
+from core.netguard import IPNetwork
 from core.verdicts import (
     ArcVerdict,
     AuthResult,
@@ -89,11 +90,7 @@ class Authenticator:
 
     def _judged_client(self, view: MessageView, client: ClientFacts) -> ClientFacts | None:
         """The client that SPF is about; None when a trusted forwarder does not say."""
-        if not self._is_forwarder(client):
-            return client
-        received = [field.value.decode("utf-8", "replace") for field in view.named(b"received")]
-        hop = original_client(received, self._forwarders)
-        return None if hop is None else ClientFacts(hop.ip, hop.helo, client.mail_from)
+        return _named_client(view, client, self._forwarders)
 
     def _spf(self, judged: ClientFacts | None, client: ClientFacts, budget: LookupBudget) -> SpfVerdict:
         if judged is None:
@@ -112,6 +109,20 @@ class Authenticator:
         relayed = evidence_from(arc.relayed, domain)
         sample = sample_of(b"".join(field.raw for field in view.fields))
         return check_dmarc(domain, spf, dkim, relayed, sample, self._lookup, budget)
+
+
+def behind_forwarders(raw: bytes, client: ClientFacts, forwarders: Sequence[IPNetwork]) -> ClientFacts | None:
+    """Who sent a message, as the forwarders we trust tell: the client itself when it is none of them, None when they do
+    not say. Never raises."""
+    return _guarded("trusted forwarders", lambda: _named_client(view_message(raw), client, forwarders), None)
+
+
+def _named_client(view: MessageView, client: ClientFacts, forwarders: Sequence[IPNetwork]) -> ClientFacts | None:
+    if not is_within(client_ip(client.remote_ip), forwarders):
+        return client
+    received = [field.value.decode("utf-8", "replace") for field in view.named(b"received")]
+    hop = original_client(received, forwarders)
+    return None if hop is None else ClientFacts(hop.ip, hop.helo, client.mail_from)
 
 
 _FAILED_DKIM = DkimVerdict((DkimSignature(AuthResult.TEMPERROR, "", "", reason=OUR_FAULT),))

@@ -12,6 +12,7 @@ from inbound.returned_mail.shown import one_line
 
 MAX_RECIPIENTS = 500
 _STATUS_TYPES = frozenset({"message/delivery-status", "message/global-delivery-status"})
+_MAILBOX_TYPES = frozenset({"", "rfc822", "utf-8"})
 _RECIPIENT_FIELDS = frozenset({"final-recipient", "original-recipient", "action", "status"})
 _STATUS_FIELD = re.compile(r"^[ \t]{0,8}(?:reporting-mta|final-recipient)[ \t]*+:", re.IGNORECASE | re.MULTILINE)
 _END_OF_FIELDS = re.compile(r"^(?:--|content-type:|received:|return-path:)", re.IGNORECASE | re.MULTILINE)
@@ -84,7 +85,7 @@ def _recipient_of(group: Group, explanation: str) -> ReturnedRecipient:
     code = smtp_code_in(diagnostic) if diagnostic else None
     reason = diagnostic or explanation
     return ReturnedRecipient(
-        address=one_line(address_of(first(group, "final-recipient") or first(group, "original-recipient"))),
+        address=one_line(_address(group)),
         original_address=one_line(address_of(first(group, "original-recipient"))),
         action=action,
         status=status,
@@ -93,6 +94,14 @@ def _recipient_of(group: Group, explanation: str) -> ReturnedRecipient:
         remote_mta=_host(first(group, "remote-mta")),
         severity=severity(status, code, reason) if is_refused else None,
     )
+
+
+def _address(group: Group) -> str | None:
+    """The final recipient, unless it is of another world (`x400`) and the original one is not."""
+    final, original = first(group, "final-recipient"), first(group, "original-recipient")
+    typed = typed_value(final)
+    is_mailbox = typed is not None and typed[0] in _MAILBOX_TYPES
+    return address_of(final) if is_mailbox or original is None else address_of(original)
 
 
 def _action_of(stated: str | None, status: str | None) -> DsnAction | None:

@@ -28,14 +28,16 @@ MAX_LINE = 1000
 MAX_RECIPIENTS = 100
 MAX_REASON_LINES = 25
 MAX_REASON = 1500
+MAX_MARK = 40
+"""Characters of `Original message follows.` and its like."""
 FAILED_RECIPIENTS = "x-failed-recipients"
 """Exim's, and Gmail's."""
 
 _LEADING = re.compile(
-    r"[\s>*•|-]*+(?:(?:recipient|recipients|recipient address|address|user|mailbox|failed recipient|e-mail|email"
+    r"[\s>*•|-]*+(?P<label>(?:recipient|recipients|recipient address|address|user|mailbox|failed recipient|e-mail|email"
     r"|unknown user|user unknown|no such user|invalid final delivery userid|error-for|delivery failed \d{1,3} attempts"
     r"|empfänger|destinataire|destinatario)[ \t]*+:[ \t]*+)?[\"'\[<(]*+(?:smtp:|mailto:)?"
-    r"([^\s<>\"'(),;:\[\]@]{1,200}+@[^\s<>\"'(),;:\[\]@]{1,255}+)[\"'\]>)]*+(?P<rest>.*)",
+    r"(?P<address>[^\s<>\"'(),;:\[\]@]{1,200}+@[^\s<>\"'(),;:\[\]@]{1,255}+)[\"'\]>)]*+(?P<rest>.*)",
     re.IGNORECASE,
 )
 _SEPARATORS = re.compile(r"[\s<>\"'(),;:\[\]|]+")
@@ -126,9 +128,9 @@ def _without_copy(text: str) -> list[str]:
 
 
 def _is_copy_mark(line: str) -> bool:
-    """A sentence that only speaks of the copy is none, unless it is drawn as a rule."""
+    """A long sentence that only speaks of the copy is none, unless it is drawn as a rule."""
     stripped = line.strip()
-    is_sentence = stripped.endswith(".") and not stripped.startswith(("-", "_", "=", "|"))
+    is_sentence = stripped.endswith(".") and len(stripped) > MAX_MARK and not stripped.startswith(("-", "_", "=", "|"))
     return _holds_any(stripped.lower(), COPY_MARKS) and "@" not in stripped and not is_sentence
 
 
@@ -157,10 +159,10 @@ def _entries(own_words: str, ours: frozenset[str]) -> list[_Entry]:
     current: _Entry | None = None
     for line in own_words.splitlines():
         match = _LEADING.match(line)
-        if match and _may_have_failed(match[1].rstrip("."), ours) and len(entries) < MAX_RECIPIENTS:
-            address = match[1].rstrip(".")
+        if match and _may_have_failed(match["address"].rstrip("."), ours) and len(entries) < MAX_RECIPIENTS:
+            address = match["address"].rstrip(".")
             current = entries.setdefault(address.lower(), _Entry(address))
-            line = match["rest"].lstrip(": \t")
+            line = f"{match['label'] or ''} {match['rest'].lstrip(': ')}"
         if current is not None and line.strip() and len(current.reason) < MAX_REASON_LINES:
             current.reason.append(line)
     return list(entries.values())
@@ -172,6 +174,8 @@ def _recipient(address: str | None, reason: str, is_delay: bool, context: str = 
     meaning = severity(None, None, diagnostic)
     if meaning is Severity.UNKNOWN and context:
         meaning = severity(None, None, one_line(context, MAX_REASON))
+    if meaning is Severity.UNKNOWN and is_delay:
+        meaning = Severity.SOFT
     text = diagnostic or ""
     return ReturnedRecipient(
         address=one_line(address),
