@@ -22,6 +22,7 @@ ENV_KEY = "env"
 DOC_KEY = "doc"
 DEFAULT_DOMAIN = "pillarbox.test"
 AUTO = "auto"
+DNSSEC_CHOICES = (AUTO, "on", "off")
 MTA_STS_MODES = ("enforce", "testing", "none")
 EVERYTHING = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
@@ -102,7 +103,10 @@ class Settings:
         "PILLARBOX_TARGET_TIMEOUT", 20, "Seconds a target has to answer one attempt, redirects included."
     )
     ca_file: str = _setting(
-        "PILLARBOX_CA_FILE", "", "PEM certificates that targets' TLS is checked against. Default: the public ones."
+        "PILLARBOX_CA_FILE",
+        "",
+        "PEM certificates that the TLS of targets, mail hosts and policy hosts is checked against. Default: the public "
+        "ones.",
     )
     max_message_size: int = _setting(
         "PILLARBOX_MAX_MESSAGE_SIZE", 35 * 1024 * 1024, "Bytes of one message; larger ones get 552."
@@ -192,6 +196,12 @@ class Settings:
         "PILLARBOX_SMART_HOST",
         "",
         "Relay for the mail we send, `host:port`. Default: the MX of each recipient.",
+    )
+    dnssec: str = _setting(
+        "PILLARBOX_DNSSEC",
+        "auto",
+        "Whether the resolver's word on DNSSEC is believed, for DANE: `auto` (if every resolver is on this machine), "
+        "`on` or `off`.",
     )
     mta_sts: str = _setting(
         "PILLARBOX_MTA_STS",
@@ -332,6 +342,8 @@ def _check(settings: Settings) -> None:
         )
     if settings.mta_sts not in MTA_STS_MODES:
         raise ConfigurationError(f"PILLARBOX_MTA_STS: {settings.mta_sts!r} is none of `enforce`, `testing` or `none`")
+    if settings.dnssec not in DNSSEC_CHOICES:
+        raise ConfigurationError(f"PILLARBOX_DNSSEC: {settings.dnssec!r} is none of `auto`, `on` or `off`")
     if settings.postmaster and parse_mailbox(settings.postmaster) is None:
         raise ConfigurationError(f"PILLARBOX_POSTMASTER: {settings.postmaster!r} is not a mailbox")
     if settings.smart_host:

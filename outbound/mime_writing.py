@@ -11,8 +11,6 @@ import re
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import starmap
-from struct import iter_unpack
 from typing import Literal
 from urllib.parse import quote
 
@@ -109,11 +107,9 @@ def encode_quoted_printable(data: bytes) -> bytes:
 
 
 def encode_base64(data: bytes) -> bytes:
-    """In lines of 76, the last one without its CRLF when it is short."""
+    """In lines of 76, without a line end behind the last."""
     encoded = b64encode(data)
-    whole = len(encoded) // LINE_LENGTH * LINE_LENGTH
-    lines = starmap(bytes, iter_unpack(f"{LINE_LENGTH}s", memoryview(encoded)[:whole]))
-    return b"".join((b"\r\n".join(lines), b"\r\n" if whole and whole < len(encoded) else b"", encoded[whole:]))
+    return b"\r\n".join([encoded[start : start + LINE_LENGTH] for start in range(0, len(encoded), LINE_LENGTH)])
 
 
 def _is_seven_bit(data: bytes) -> bool:

@@ -290,7 +290,8 @@ TEXTS = [
     ),
     text_bounce(
         *("our own address at the beginning of a line", K.HARD_BOUNCE, HARD),
-        f"Delivery to the following recipients failed.\n\n{KIM}: user unknown\n\nThe message was from\n{BOUNCE_ADDRESS}\n",
+        "Delivery to the following recipients failed.\n\nkim@far.test: user unknown\n\nIt was sent by\n"
+        f"{BOUNCE_ADDRESS}\n",
     ),
     text_bounce(
         *("Exim warning", K.DELAYED, SOFT),

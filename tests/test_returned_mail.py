@@ -291,3 +291,17 @@ def test_the_documentation_names_every_kind_and_severity() -> None:
     text = (Path(__file__).parents[1] / "docs" / "bounces.md").read_text()
     rows = {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
     assert rows == {*ReturnedKind, *Severity}
+
+
+OUTSIDE = Path(__file__).parents[1].parent / "shared" / "corpus" / "parse"
+
+
+@pytest.mark.parametrize("envelope_from", ["", "somebody@far.test"])
+def test_ordinary_mail_is_never_a_bounce(envelope_from: str) -> None:
+    """Of all messages collected for the parser, one is a bounce."""
+    paths = [*(Path(__file__).parent / "corpus").glob("*.eml"), *OUTSIDE.rglob("*.eml")]
+    kinds = {path.name: judged(path.read_bytes(), envelope_from).kind for path in paths}
+    expected = {ReturnedKind.BOUNCE_REPLY, ReturnedKind.UNKNOWN}
+    assert {name: kind for name, kind in kinds.items() if kind not in expected} == {
+        "bounce.eml": ReturnedKind.HARD_BOUNCE
+    }

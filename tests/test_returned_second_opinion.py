@@ -38,6 +38,7 @@ NOT_FOUND_BY_THEM = {
     "French, mailbox full": "has no rule",
     "unknown software, a code": "has no rule",
     "no reason known": "has no rule",
+    "our own address at the beginning of a line": "has no rule",
 }
 OTHERWISE = {"Sendmail warning": "takes the warning for a permanent failure"}
 

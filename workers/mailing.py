@@ -87,4 +87,4 @@ class BounceAttempt:
 
 def open_transport(settings: Settings, clock: Clock) -> MxTransport:
     """The way out, with its kept connections. Raises `ConfigurationError`."""
-    return mx_transport_for(settings, clock, ConnectionPool())
+    return mx_transport_for(settings, clock, ConnectionPool(), dnssec=settings.dnssec)
