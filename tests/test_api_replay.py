@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.clock import SECOND_MS
-from core.delivery import DeliveryKind
+from core.delivery import RECEIVED_KINDS
 from core.services import replay
 from core.services.accounts import NewAccount, create_account
 from core.store.db import Database
@@ -47,7 +47,7 @@ def test_a_retry_begins_a_new_cycle_whatever_became_of_it(api: Api, answered: in
         "last_status": answered,
         "finished_ms": None,
     }
-    assert api.rung == [DeliveryKind.INBOUND]
+    assert api.rung == list(RECEIVED_KINDS)
 
 
 def test_a_retried_delivery_is_delivered_under_its_old_id(api: Api) -> None:
@@ -105,7 +105,7 @@ def test_all_that_match_are_retried_and_nothing_else(api: Api, database: Databas
     assert row(api, elsewhere)["state"] == "rejected"
     assert row(api, delivered)["state"] == "delivered"
     assert row(stranger, theirs)["state"] == "rejected"
-    assert api.rung == [DeliveryKind.INBOUND]
+    assert api.rung == list(RECEIVED_KINDS)
 
 
 def test_the_answer_counts_what_was_left_alone(api: Api) -> None:
@@ -168,4 +168,4 @@ def test_the_bell_rings_after_the_commit(api: Api) -> None:
 
     watched = Api(api.database, api.account, api.settings, rung=WatchingBell())
     watched.post(f"/incoming_statuses/{status_id}/retry")
-    assert seen == ["pending"]
+    assert set(seen) == {"pending"}

@@ -318,7 +318,7 @@ def test_what_a_dead_worker_held_is_due_again_and_nothing_else(mail: Deliveries)
         (claims._DUE, (DeliveryKind.INBOUND, NOW_MS, 100)),
         (claims._DUE_OF_HOST, (DeliveryKind.INBOUND, "https://h1.example:443", NOW_MS, 100)),
         (claims._HOSTS_WITH_DUE, (DeliveryKind.INBOUND, DeliveryKind.INBOUND, DeliveryKind.INBOUND, NOW_MS)),
-        (claims._IN_FLIGHT, (DeliveryKind.INBOUND, NOW_MS)),
+        (claims._IN_FLIGHT, (DeliveryKind.INBOUND, "inline-%", NOW_MS)),
     ],
     ids=["due", "due of a host", "hosts with due", "in flight"],
 )
