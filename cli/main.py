@@ -45,7 +45,7 @@ def smtp(settings: Settings) -> None:
     from cli.ending import end_without_waiting_for_threads
     from cli.file_limit import raise_open_file_limit
     from core.store.db import Database
-    from inbound.server import serve
+    from inbound.smtp.server import serve
     from workers.doorbell import Doorbell
 
     raise_open_file_limit()

@@ -17,8 +17,8 @@ from core.mta_sts import report_uri
 from core.services.accounts import NewAccount, create_account, has_accounts
 from core.store.blobs import open_blobs
 from core.store.db import Database
-from inbound.certificate import ensure_certificate, tls_context
 from inbound.scanning import Scanners
+from inbound.smtp.certificate import ensure_certificate, tls_context
 from workers.doorbell import open_redis
 
 PRIVATE_FILE_MODE = 0o600

@@ -69,7 +69,7 @@ def may_bounce(mail_from: str, verdicts: Verdicts | None, *, is_automatic: bool,
     """Whether a notification may be sent to this sender without hitting somebody who never wrote (backscatter).
 
     Only when SPF has passed for the domain of MAIL FROM, or a DKIM signature of that domain (or of one it is below)
-    has: without checks nobody is known. `is_automatic` is what `inbound.trace.is_automatic` says of the message,
+    has: without checks nobody is known. `is_automatic` is what `inbound.reading.trace` says of the message,
     `is_ours` whether the sender is an address that we receive for.
     """
     sender = parse_mailbox(mail_from) if mail_from else None

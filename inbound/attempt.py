@@ -24,9 +24,9 @@ from core.verdicts import Verdicts
 from inbound.bounce import Bouncer
 from inbound.forward import Forwarder, Post
 from inbound.inspection import Case, Inspector, Reader
-from inbound.parse import parse_message
 from inbound.payloads import RenderOptions, render
 from inbound.presentation import Presentation
+from inbound.reading.parse import parse_message
 
 SEARCHED_TEXT_LENGTH = 2_000
 """Characters of the text kept to search in."""

@@ -12,9 +12,10 @@ from core.delivery import Outcome
 from core.dsn import DsnReport, FailedRecipient, compose_dsn, may_bounce
 from core.ids import new_time_ordered_id
 from core.services.claims import ClaimedDelivery
-from inbound.spool import HEAD_BYTES
-from inbound.trace import is_automatic
+from inbound.reading.trace import is_automatic
 
+SEARCHED_BYTES = 64 * 1024
+"""Of a message, in which its headers are looked for."""
 REFUSED_STATUS = "5.7.1"
 """RFC 3463: delivery not authorized, message refused. It is what an inline sender would have heard."""
 REASON = "The recipient's application refuses the message."
@@ -35,7 +36,7 @@ class Bouncer:
             return None
         sender = envelope.mail_from
         is_ours = sender.rpartition("@")[2].lower() == self._domain
-        if not may_bounce(sender, envelope.verdicts, is_automatic=is_automatic(raw[:HEAD_BYTES]), is_ours=is_ours):
+        if not may_bounce(sender, envelope.verdicts, is_automatic=is_automatic(raw[:SEARCHED_BYTES]), is_ours=is_ours):
             return None
         return compose_dsn(
             DsnReport(

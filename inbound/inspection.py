@@ -22,7 +22,7 @@ from core.rules import Judgement, Rule, judge
 from core.verdicts import Verdicts
 from inbound.authentication import Authenticator, ClientFacts, behind_forwarders, from_domain
 from inbound.clients import is_within
-from inbound.parsed import ParsedMessage
+from inbound.reading.parsed import ParsedMessage
 from inbound.scanning import MailFacts, Scanners
 
 log = structlog.get_logger("inspection")

@@ -12,8 +12,8 @@ from core.formats import TargetFormat
 from core.services.claims import ClaimedDelivery
 from inbound.authentication import results_header, with_trace, without_forged
 from inbound.inspection import Reader
-from inbound.parsed import ParsedMessage
 from inbound.payloads import RenderOptions, render
+from inbound.reading.parsed import ParsedMessage
 from inbound.storing import Storing
 
 RESULTS_HEADER = "Authentication-Results"

@@ -18,7 +18,7 @@ from core.object_stores import StoredObject, object_name, open_store
 from core.services.secrets import STORING_SECRET, shared_secret
 from core.store.db import Database
 from core.store_settings import StoreKind, StoreSettings
-from inbound.parsed import Attachment, ParsedMessage
+from inbound.reading.parsed import Attachment, ParsedMessage
 from inbound.store_client import STORE_PATIENCE_S, StoreClient, open_store_client
 
 PARALLEL_UPLOADS = 8

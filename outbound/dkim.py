@@ -27,7 +27,7 @@ from core.authentication.canonical import Canonical, canonical_pieces, relaxed_f
 from core.authentication.keys import MIN_RSA_BITS
 from core.clock import SECOND_MS
 from core.errors import PillarboxError
-from core.sending_domains import KeyAlgorithm
+from core.sending.sending_domains import KeyAlgorithm
 from outbound.wire import CRLF, with_crlf
 
 OVERSIGNED = (
@@ -101,7 +101,7 @@ class SigningKey:
     """`d=`, in A-labels."""
     selector: str
     private_key: str = field(repr=False)
-    """PEM, PKCS #8, without a password, as `core.sending_domains.new_key` makes it."""
+    """PEM, PKCS #8, without a password, as `core.sending.sending_domains.new_key` makes it."""
     algorithm: KeyAlgorithm = KeyAlgorithm.RSA
 
 

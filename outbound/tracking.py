@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from core.errors import InvalidField
 from core.netguard import check_url
-from core.tracking_targets import trackable_target
-from core.tracking_tokens import CLICK_PATH, OPEN_PATH, LinkPlace, TrackedLink, TrackingTokens
+from core.sending.tracking_targets import trackable_target
+from core.sending.tracking_tokens import CLICK_PATH, OPEN_PATH, LinkPlace, TrackedLink, TrackingTokens
 from outbound.html_links import find_html_links
 from outbound.text_links import find_text_links
 

@@ -8,7 +8,7 @@ from functools import cache
 
 import dkim
 
-from core.sending_domains import KeyAlgorithm, KeyPair, key_name, new_key
+from core.sending.sending_domains import KeyAlgorithm, KeyPair, key_name, new_key
 from outbound.dkim import SigningKey
 from tests.programs import missing, need_program
 

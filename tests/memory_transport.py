@@ -13,12 +13,12 @@ from aiosmtpd.smtp import Session
 
 from core.config import Settings, load_settings
 from core.routing import Route
-from inbound.connections import Connections
-from inbound.mail_handler import InboundEnvelope
-from inbound.replies import Reply, accepted
-from inbound.session import InboundSession
-from inbound.spool import MessageSpool, SpooledMessage
-from inbound.wire import SessionParts
+from inbound.smtp.connections import Connections
+from inbound.smtp.mail_handler import InboundEnvelope
+from inbound.smtp.replies import Reply, accepted
+from inbound.smtp.session import InboundSession
+from inbound.smtp.spool import MessageSpool, SpooledMessage
+from inbound.smtp.wire import SessionParts
 
 CLIENT = ("192.0.2.7", 40_000)
 KNOWN = "known@pillarbox.test"

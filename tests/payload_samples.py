@@ -23,9 +23,9 @@ from core.verdicts import (
     SpfVerdict,
     Verdicts,
 )
-from inbound.parse import parse_message
-from inbound.parsed import ParsedMessage
 from inbound.payloads import Payload, RenderOptions, render
+from inbound.reading.parse import parse_message
+from inbound.reading.parsed import ParsedMessage
 
 CORPUS = Path(__file__).parent / "corpus"
 DELIVERY_ID = "0193477a-5b1c-7d3e-8f00-000000000001"

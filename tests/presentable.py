@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from inbound.parsed import ParsedMessage
+from inbound.reading.parsed import ParsedMessage
 
 
 def assert_presentable(message: ParsedMessage) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from core.returned import FeedbackType, ReturnedKind, Severity
+from core.sending.returned import FeedbackType, ReturnedKind, Severity
 
 BOUNCE_ADDRESS = "b-path@mta.us.test"
 MESSAGE_ID = "20261120.1@us.test"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inbound.authentication import from_domain
-from inbound.parse import parse_message
+from inbound.reading.parse import parse_message
 
 
 @pytest.mark.parametrize(

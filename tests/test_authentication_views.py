@@ -13,7 +13,7 @@ from core.authentication import canonical
 from core.authentication.canonical import Canonical, canonical_pieces
 from inbound.authentication.body_hash import BodyHashes, BodyLimit
 from inbound.authentication.header_fields import view_message
-from inbound.headers import MAX_FIELDS, MAX_ROOT_HEADER_BYTES, split_header
+from inbound.reading.headers import MAX_FIELDS, MAX_ROOT_HEADER_BYTES, split_header
 
 FIELD_LINES = [b"From: a@b.example", b"A: b", b" folded", b"\tfolded", b"A :b", b"\xe9: x", b"A:\r"]
 ODD_LINES = [b"", b" ", b"no field", b"--x", b"From x", b">From x", b"A", b":"]

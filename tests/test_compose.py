@@ -13,11 +13,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from core.errors import InvalidField
-from inbound.parse import parse_message
-from inbound.parsed import Disposition
-from outbound.attachment_rules import DraftAttachment
-from outbound.compose import ComposedMessage, ComposeOptions, compose, with_bodies
-from outbound.drafts import MessageDraft
+from inbound.reading.parse import parse_message
+from inbound.reading.parsed import Disposition
+from outbound.composing.attachment_rules import DraftAttachment
+from outbound.composing.compose import ComposedMessage, ComposeOptions, compose, with_bodies
+from outbound.composing.drafts import MessageDraft
 from tests.postfix_server import running_postfix
 from tests.scripted_smtp import Script, running_peer
 

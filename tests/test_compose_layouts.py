@@ -7,8 +7,8 @@ from time import perf_counter
 import pytest
 
 from core.errors import InvalidField
-from outbound.css_inlining import MAX_HTML_LENGTH, inline_css
-from outbound.layouts import body_of, choose_layout, read_layout, render_layout
+from outbound.composing.css_inlining import MAX_HTML_LENGTH, inline_css
+from outbound.composing.layouts import body_of, choose_layout, read_layout, render_layout
 
 FRAME = '<h1>{{ title | News & "more" }}</h1>{{content}}<a href="{{url}}">{{ note | }}</a>'
 

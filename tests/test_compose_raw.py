@@ -12,19 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import InvalidField
-from inbound.parse import parse_message
-from outbound.compose import ComposeOptions, compose
-from outbound.control_headers import Control, Priority, take_control_headers, take_draft_control
-from outbound.drafts import MessageDraft
-from outbound.list_unsubscribe import (
+from inbound.reading.parse import parse_message
+from outbound.composing.compose import ComposeOptions, compose
+from outbound.composing.control_headers import Control, Priority, take_control_headers, take_draft_control
+from outbound.composing.drafts import MessageDraft
+from outbound.composing.list_unsubscribe import (
     fields_with_list_unsubscribe,
     list_unsubscribe_headers,
     with_list_unsubscribe,
 )
-from outbound.mailboxes import read_mailboxes
-from outbound.raw_fields import join_message, normalise_line_ends, split_message
-from outbound.raw_message import PreparedRaw, RawOptions, prepare_raw
-from outbound.recoding import rewrite_html
+from outbound.composing.mailboxes import read_mailboxes
+from outbound.composing.raw_fields import join_message, normalise_line_ends, split_message
+from outbound.composing.raw_message import PreparedRaw, RawOptions, prepare_raw
+from outbound.composing.recoding import rewrite_html
 
 OPTIONS = RawOptions("0199f3a2-1111-7abc-8def-0123456789ab", 1_795_211_355_000, "mx.example.net")
 HEAD = b"From: A <a@example.com>\r\nTo: b@example.org\r\nDate: x\r\nMessage-ID: <1@example.com>\r\n"

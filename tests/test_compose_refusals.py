@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from core.errors import InvalidField
-from outbound.attachment_rules import FORBIDDEN_EXTENSIONS, DraftAttachment
-from outbound.compose import ComposedMessage, ComposeOptions, compose
-from outbound.drafts import DraftLimits, MessageDraft
+from outbound.composing.attachment_rules import FORBIDDEN_EXTENSIONS, DraftAttachment
+from outbound.composing.compose import ComposedMessage, ComposeOptions, compose
+from outbound.composing.drafts import DraftLimits, MessageDraft
 
 NOW_MS = 1_795_211_355_000
 OPTIONS = ComposeOptions("0199f3a2-1111-7abc-8def-0123456789ab", NOW_MS, "mx.example.net")

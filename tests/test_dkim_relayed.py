@@ -11,7 +11,7 @@ import pytest
 
 from core.delivery import Verdict
 from core.dns_lookup import LookupBudget
-from core.sending_domains import KeyAlgorithm
+from core.sending.sending_domains import KeyAlgorithm
 from core.verdicts import AuthResult
 from inbound.authentication.dkim import check_dkim
 from inbound.authentication.header_fields import view_message

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.dns_lookup import DnsLookup, LookupBudget
-from core.sending_domains import KeyAlgorithm, new_key
+from core.sending.sending_domains import KeyAlgorithm, new_key
 from core.verdicts import AuthResult
 from inbound.authentication.dkim import check_dkim
 from inbound.authentication.header_fields import view_message

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from core.authentication.keys import KeyProblem, read_key
 from core.authentication.tags import MalformedTags
 from core.dns_lookup import DnsLookup, LookupBudget, RecordType
-from core.domain_questions import MAX_SHOWN, MAX_SHOWN_LENGTH
-from core.domain_status import CheckResult, CheckState, DomainStatus, Expectation
-from core.domain_verification import DomainVerifier
 from core.mta_sts import DnsRecord
-from core.sending_domains import (
+from core.sending.domain_questions import MAX_SHOWN, MAX_SHOWN_LENGTH
+from core.sending.domain_status import CheckResult, CheckState, DomainStatus, Expectation
+from core.sending.domain_verification import DomainVerifier
+from core.sending.sending_domains import (
     KeyAlgorithm,
     SendingHosts,
     key_name,

@@ -12,7 +12,7 @@ import pytest
 from core.clock import to_datetime
 from core.dsn import MAX_RETURNED_BYTES, DsnReport, FailedRecipient, compose_dsn, may_bounce
 from core.verdicts import AuthResult, DkimSignature, DkimVerdict, SpfVerdict, Verdicts
-from inbound.trace import is_automatic
+from inbound.reading.trace import is_automatic
 
 NOW_MS = 1_790_000_000_123
 ORIGINAL = b"From: a@example.com\r\nSubject: Hello\r\nMessage-ID: <one@example.com>\r\n\r\nSecret body.\r\n"

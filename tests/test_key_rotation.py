@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.key_rotation import (
+from core.sending.key_rotation import (
     OVERLAP_MS,
     DomainKey,
     KeyEvent,
@@ -20,7 +20,7 @@ from core.key_rotation import (
     with_new,
     withdrawn,
 )
-from core.sending_domains import KeyAlgorithm
+from core.sending.sending_domains import KeyAlgorithm
 
 PENDING, ACTIVE, RETIRING, RETIRED = KeyState
 PROVEN, REPLACED, OVERLAP_OVER, WITHDRAWN = KeyEvent

@@ -37,12 +37,12 @@ from inbound.bounce import Bouncer
 from inbound.callbacks import AuthorizationClient, ErrorCallbackAttempt
 from inbound.forward import Forwarder
 from inbound.guarded_http import DeadlineWatch, guarded_session
-from inbound.inline import InlineDelivery
 from inbound.inspection import open_inspector
-from inbound.mail_handler import InboundEnvelope
-from inbound.message_gate import MessageGate
-from inbound.recipient_gate import ASKING_THREADS, RecipientGate
-from inbound.spool import SpooledMessage
+from inbound.smtp.inline import InlineDelivery
+from inbound.smtp.mail_handler import InboundEnvelope
+from inbound.smtp.message_gate import MessageGate
+from inbound.smtp.recipient_gate import ASKING_THREADS, RecipientGate
+from inbound.smtp.spool import SpooledMessage
 from outbound.forward_mail import MailForwarder
 from outbound.policy import SMTP_POLICY
 from tests.api_support import Api, accepted_mail, api_settings

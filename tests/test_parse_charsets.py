@@ -7,8 +7,8 @@ import encodings.aliases
 
 import pytest
 
-from inbound.charsets import DETECTIONS_PER_MESSAGE, CharsetDetector, canonical, decode
-from inbound.parsed import DefectKind
+from inbound.reading.charsets import DETECTIONS_PER_MESSAGE, CharsetDetector, canonical, decode
+from inbound.reading.parsed import DefectKind
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from inbound.parse import parse_message
-from inbound.parsed import Attachment, ParsedMessage
+from inbound.reading.parse import parse_message
+from inbound.reading.parsed import Attachment, ParsedMessage
 from tests.corpus_divergences import DIVERGENCES
 
 CORPUS = Path(__file__).parents[1].parent / "shared" / "corpus" / "parse"

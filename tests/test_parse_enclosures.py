@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from inbound.parse import parse_message
-from inbound.parsed import DefectKind
+from inbound.reading.parse import parse_message
+from inbound.reading.parsed import DefectKind
 from tests.programs import need_program
 
 CALENDAR = b"BEGIN:VCALENDAR\r\nVERSION:2.0\r\nMETHOD:%s\r\nBEGIN:VEVENT\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"

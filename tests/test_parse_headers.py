@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from inbound.headers import bare_id, read_summary, readable, split_header
-from inbound.mime_params import parse_media_field
-from inbound.mime_words import decode_words
-from inbound.parsed import DefectKind
+from inbound.reading.headers import bare_id, read_summary, readable, split_header
+from inbound.reading.mime_params import parse_media_field
+from inbound.reading.mime_words import decode_words
+from inbound.reading.parsed import DefectKind
 
 
 def test_summary_has_what_a_list_of_messages_shows() -> None:

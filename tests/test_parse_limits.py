@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from inbound.headers import MAX_FIELDS, read_summary
-from inbound.mime_split import MAX_DEPTH, MAX_PARTS
-from inbound.parse import MAX_DEFECTS, parse_message
-from inbound.parsed import DefectKind, ParsedMessage
-from inbound.replytext import reply_plain, reply_plain_of
+from inbound.reading.headers import MAX_FIELDS, read_summary
+from inbound.reading.mime_split import MAX_DEPTH, MAX_PARTS
+from inbound.reading.parse import MAX_DEFECTS, parse_message
+from inbound.reading.parsed import DefectKind, ParsedMessage
+from inbound.reading.replytext import reply_plain, reply_plain_of
 from tests import tnef_builder as tnef
 
 MAX_RATIO = 2.5

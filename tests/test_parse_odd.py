@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from inbound.parse import parse_message
-from inbound.parsed import ParsedMessage
+from inbound.reading.parse import parse_message
+from inbound.reading.parsed import ParsedMessage
 
 CORPUS = Path(__file__).parent / "corpus"
 NAMES = [path.stem for path in sorted(CORPUS.glob("*.eml"))]

@@ -7,11 +7,11 @@ import random
 
 import pytest
 
-from inbound.filenames import MAX_NAME_BYTES, FileNames, generated_name, safe_name
-from inbound.mime_split import split_message
-from inbound.mime_transfer import undo_transfer_encoding
-from inbound.parse import parse_message
-from inbound.parsed import DefectKind, Disposition
+from inbound.reading.filenames import MAX_NAME_BYTES, FileNames, generated_name, safe_name
+from inbound.reading.mime_split import split_message
+from inbound.reading.mime_transfer import undo_transfer_encoding
+from inbound.reading.parse import parse_message
+from inbound.reading.parsed import DefectKind, Disposition
 
 
 @pytest.mark.parametrize(

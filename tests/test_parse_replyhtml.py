@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from inbound.htmltext import MAX_TEXT_CHARACTERS, lines_of_html
-from inbound.parse import parse_message
-from inbound.replytext import reply_plain_of
+from inbound.reading.htmltext import MAX_TEXT_CHARACTERS, lines_of_html
+from inbound.reading.parse import parse_message
+from inbound.reading.replytext import reply_plain_of
 
 ANN = "Ann &lt;<a href='mailto:ann@example.com'>ann@example.com</a>&gt;"
 REPLIES = {

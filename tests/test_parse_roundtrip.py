@@ -14,8 +14,8 @@ from fast_mail_parser import parse_email_tree, walk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inbound.filenames import safe_name
-from inbound.parse import parse_message
+from inbound.reading.filenames import safe_name
+from inbound.reading.parse import parse_message
 
 bounded = settings(max_examples=100, deadline=None, derandomize=True)
 NAME_CHARACTERS = st.characters(

@@ -9,7 +9,7 @@ from email.policy import SMTP
 import mailparser
 import pytest
 
-from inbound.parse import parse_message
+from inbound.reading.parse import parse_message
 
 TEXTS = ["plain ascii\n", "Grüße aus Köln — bald mehr\n", "日本語のメール\n" * 20]
 PICTURE = bytes(range(256)) * 40

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inbound import parse
-from inbound.headers import read_summary
-from inbound.parse import parse_message
-from inbound.parsed import DefectKind
-from inbound.replytext import reply_plain, reply_plain_of
+from inbound.reading import parse
+from inbound.reading.headers import read_summary
+from inbound.reading.parse import parse_message
+from inbound.reading.parsed import DefectKind
+from inbound.reading.replytext import reply_plain, reply_plain_of
 from tests.presentable import assert_presentable
 
 SEEDS = [path.read_bytes() for path in sorted((Path(__file__).parent / "corpus").glob("*.eml"))]

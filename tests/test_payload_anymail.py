@@ -11,8 +11,8 @@ import pytest
 
 from core.envelope import Envelope
 from core.formats import TargetFormat
-from inbound.parse import parse_message
 from inbound.payloads import render
+from inbound.reading.parse import parse_message
 from tests.payload_readers import set_up_django
 from tests.payload_samples import DELIVERY_ID, ENVELOPE, HOSTILE, JUDGED, MAIL, OPTIONS, PDF, SAMPLES, rendered_sample
 

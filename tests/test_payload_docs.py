@@ -15,11 +15,11 @@ import pytest
 
 from core.envelope import Envelope
 from core.formats import TargetFormat
-from inbound.parse import parse_message
-from inbound.parsed import DefectKind
 from inbound.payloads import Payload, render
 from inbound.payloads.header_fields import MAX_NAME_LENGTH
 from inbound.payloads.multipart_n import MAX_HEADER_FIELDS, MIN_HEADER_FIELDS
+from inbound.reading.parse import parse_message
+from inbound.reading.parsed import DefectKind
 from tests.payload_readers import FLASK_FORM_MEMORY, read_with_werkzeug
 from tests.payload_samples import OPTIONS, SAMPLES, SCANS, SECRET, VERDICTS, rendered_sample
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.formats import TargetFormat
-from inbound.parse import parse_message
-from inbound.parsed import ParsedMessage
 from inbound.payloads import render
 from inbound.payloads.header_fields import MAX_NAME_LENGTH, form_name, header_key
 from inbound.payloads.multipart_n import MAX_HEADER_FIELDS, MIN_HEADER_FIELDS
+from inbound.reading.parse import parse_message
+from inbound.reading.parsed import ParsedMessage
 from tests.payload_readers import read_with_django, read_with_standard_library, read_with_werkzeug
 from tests.payload_samples import BOUNCE, ENVELOPE, HOSTILE, MAIL, OPTIONS, PDF, rendered
 

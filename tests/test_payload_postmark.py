@@ -15,8 +15,8 @@ from postmark_inbound import PostmarkInbound
 from core.envelope import Envelope
 from core.formats import TargetFormat
 from core.verdicts import AuthResult, SpamVerdict, SpfVerdict, Verdicts
-from inbound.parse import parse_message
 from inbound.payloads import render
+from inbound.reading.parse import parse_message
 from tests.payload_samples import (
     BOUNCE,
     DELIVERY_ID,
@@ -204,8 +204,8 @@ def test_a_client_library_written_for_postmark_reads_it() -> None:
     assert inbound.sender()["Email"] == "ann+sales@example.com"
     assert [person["Email"] for person in inbound.to()] == ["bob@example.net", "dave+7@example.org"]
     assert (inbound.subject(), inbound.bcc(), inbound.message_id()) == ("Grüße", "carol@example.net", DELIVERY_ID)
-    assert inbound.headers("X-Spam-Status") == "Yes"
-    assert inbound.headers("Received-SPF").startswith("Pass ")
+    assert inbound.reading.headers("X-Spam-Status") == "Yes"
+    assert inbound.reading.headers("Received-SPF").startswith("Pass ")
     assert inbound.send_date() is not None
     assert [attachment.read() for attachment in inbound.attachments()] == [PDF, b"logo"]
     assert inbound.attachments(as_mime=True)[0].get_payload(decode=True) == PDF

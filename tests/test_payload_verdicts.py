@@ -11,8 +11,8 @@ import pytest
 
 from core.formats import TargetFormat
 from core.verdicts import AuthResult, DkimVerdict, DmarcVerdict, ScanStatus, SpamVerdict, SpfVerdict, Verdicts
-from inbound.parse import parse_message
 from inbound.payloads import render
+from inbound.reading.parse import parse_message
 from tests.payload_readers import read_with_django, read_with_werkzeug
 from tests.payload_samples import ENVELOPE, JUDGED, MAIL, OPTIONS, SAMPLES, SCANS, rendered, rendered_sample
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from core.clock import MINUTE_MS, SECOND_MS
 from core.config import load_settings
 from inbound.clients import client_group, client_ip, is_within
-from inbound.rates import RateLimit, Rates
-from inbound.replies import Reply
+from inbound.smtp.rates import RateLimit, Rates
+from inbound.smtp.replies import Reply
 from tests.memory_transport import EHLO, KNOWN, MAIL, Receiver, run
 
 START_MS = 30_000_000 * MINUTE_MS

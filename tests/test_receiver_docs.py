@@ -9,7 +9,8 @@ from pathlib import Path
 
 from core.config import ENV_KEY, Settings
 from core.routing import Refusal
-from inbound.replies import (
+from inbound.reading.trace import FORWARDED_HEADER
+from inbound.smtp.replies import (
     Reply,
     accepted,
     blocked,
@@ -20,9 +21,8 @@ from inbound.replies import (
     rejected_by_target,
     with_enhanced_code,
 )
-from inbound.session import FOREIGN_VERBS
-from inbound.trace import FORWARDED_HEADER
-from inbound.wire import TARPIT_LIMIT_S
+from inbound.smtp.session import FOREIGN_VERBS
+from inbound.smtp.wire import TARPIT_LIMIT_S
 from tests.programs import need_program
 
 WITH_TEXT = (oversize, rejected_by_target, blocked, refused_by_callback)

@@ -23,10 +23,10 @@ from core.services.acceptance import AcceptedMail
 from core.services.routing_book import StoredAddressBook
 from core.store.blobs import INLINE_LIMIT, open_blobs
 from core.store.db import Database
-from inbound.acceptor import Acceptor
-from inbound.book import CachedRoutes
-from inbound.replies import Reply
-from inbound.spool import SpooledMessage
+from inbound.smtp.acceptor import Acceptor
+from inbound.smtp.book import CachedRoutes
+from inbound.smtp.replies import Reply
+from inbound.smtp.spool import SpooledMessage
 from tests.gateway import Gateway, make_gateway, running_gateway
 from tests.postgres_server import PostgresServer, stoppable_postgres
 from tests.programs import missing

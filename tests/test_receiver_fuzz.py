@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inbound.wire import READ_BLOCK_OCTETS
+from inbound.smtp.wire import READ_BLOCK_OCTETS
 from tests.gateway import Gateway, running_gateway
 from tests.memory_transport import EHLO, ENVELOPE, KNOWN, MAIL, Peer, Receiver, run
 from tests.smtp_client import MESSAGE, SENDER, RawClient, new_mailbox, stored
@@ -89,7 +89,7 @@ def test_a_client_that_talks_without_end_is_held_back_and_not_stored() -> None:
 async def _check(stream: bytes, cuts: list[int], block: int = READ_BLOCK_OCTETS) -> None:
     receiver = Receiver(PILLARBOX_MAX_SESSION_ERRORS="1000", PILLARBOX_MAX_COMMANDS="1000")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("inbound.wire.READ_BLOCK_OCTETS", block)
+        patch.setattr("inbound.smtp.wire.READ_BLOCK_OCTETS", block)
         peer = receiver.connect()
     places = [0, *sorted({min(cut, len(stream)) for cut in cuts}), len(stream)]
     for start, end in itertools.pairwise(places):

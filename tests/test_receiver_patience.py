@@ -10,8 +10,8 @@ import itertools
 
 import pytest
 
-from inbound.replies import Reply, accepted
-from inbound.wire import TARPIT_LIMIT_S
+from inbound.smtp.replies import Reply, accepted
+from inbound.smtp.wire import TARPIT_LIMIT_S
 from tests.memory_transport import CLIENT, EHLO, ENVELOPE, MAIL, Receiver, run
 
 GREETING = "220 mx.pillarbox.test ESMTP Pillarbox"

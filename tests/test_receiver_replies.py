@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inbound.replies import (
+from inbound.smtp.replies import (
     MAX_LINE_OCTETS,
     MAX_TEXT,
     Reply,

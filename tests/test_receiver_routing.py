@@ -16,7 +16,7 @@ from core.services.accounts import create_account
 from core.services.addresses import AddressDraft, create_address, delete_address
 from core.services.routing_book import StoredAddressBook
 from core.store.db import Database
-from inbound.book import REMEMBER_MS, CachedRoutes
+from inbound.smtp.book import REMEMBER_MS, CachedRoutes
 from tests.gateway import Gateway, running_gateway
 from tests.smtp_client import MESSAGE, RawClient, connected, new_domain, new_mailbox, stored, stuffed
 
@@ -263,7 +263,7 @@ def test_what_was_found_is_remembered_for_a_moment_and_what_was_not_never(databa
 
 
 def test_the_cache_holds_no_more_than_its_limit(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inbound.book.CACHE_ENTRIES", 5)
+    monkeypatch.setattr("inbound.smtp.book.CACHE_ENTRIES", 5)
     account = create_account(database, "test", 0)
     draft = AddressDraft("http://x.example/", TargetFormat.JSON_N)
     made = [create_address(database, account.account_id, draft, 0).address_id for _ in range(20)]

@@ -18,7 +18,7 @@ import pytest
 
 from core.config import load_settings
 from core.errors import ConfigurationError
-from inbound.certificate import ensure_certificate, tls_context
+from inbound.smtp.certificate import ensure_certificate, tls_context
 from tests.gateway import ROOT, Gateway, running_gateway
 from tests.smtp_client import MESSAGE, SENDER, RawClient, connected, new_mailbox, stored, stuffed
 
@@ -300,7 +300,7 @@ def test_what_a_killed_start_has_left_is_made_whole(tmp_path: Path, left: tuple[
 
 def test_many_that_start_at_once_make_one_certificate(tmp_path: Path) -> None:
     script = (
-        "import pathlib, sys; from core.config import load_settings; from inbound.certificate import *;"
+        "import pathlib, sys; from core.config import load_settings; from inbound.smtp.certificate import *;"
         "made = load_settings({'PILLARBOX_DATA': sys.argv[1]}); ensure_certificate(made); tls_context(made);"
         "print(pathlib.Path(sys.argv[1], 'smtp-certificate.pem').read_text())"
     )

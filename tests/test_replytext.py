@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inbound.replytext import MAX_REPLY_CHARACTERS, reply_plain
+from inbound.reading.replytext import MAX_REPLY_CHARACTERS, reply_plain
 
 REPLIES = {
     "gmail, wrapped": "Thanks!\n\nOn Mon, May 6, 2024 at 10:11 AM Ann Example <\nann@example.com> wrote:\n\n> old\n",

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from core.dsn import DsnReport, FailedRecipient, compose_dsn
 from core.ids import new_time_ordered_id
-from core.returned import DsnAction, Returned, ReturnedKind, Severity
-from core.verp import RETURN_HEADER, ReturnPaths
+from core.sending.returned import DsnAction, Returned, ReturnedKind, Severity
+from core.sending.verp import RETURN_HEADER, ReturnPaths
 from inbound.returned_mail import classifier, classify
 from tests.returned_samples import (
     ANSWERS,

@@ -7,8 +7,8 @@ from email import message_from_bytes
 import pytest
 from flufl.bounce import all_failures
 
-from core.returned import DsnAction, Returned, ReturnedKind, Severity
-from core.verp import RETURN_HEADER, ReturnPaths
+from core.sending.returned import DsnAction, Returned, ReturnedKind, Severity
+from core.sending.verp import RETURN_HEADER, ReturnPaths
 from inbound.returned_mail import classify
 from tests.postfix_server import running_postfix
 from tests.returned_samples import ANSWERS, BOUNCE_ADDRESS, BROKEN_DSNS, COMPLAINTS, DSNS, TEXTS, Sample

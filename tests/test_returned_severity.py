@@ -1,4 +1,4 @@
-"""What a refusal means for the address (`core.returned.severity`)."""
+"""What a refusal means for the address (`core.sending.returned.severity`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.returned import Severity, severity
+from core.sending.returned import Severity, severity
 
 HARD, SOFT, BLOCK, UNKNOWN = Severity.HARD, Severity.SOFT, Severity.BLOCK, Severity.UNKNOWN
 

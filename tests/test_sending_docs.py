@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 from core.clock import DAY_MS
-from core.domain_questions import VERIFY_S
-from core.domain_status import CheckState
-from core.key_rotation import OVERLAP_MS, KeyState
-from core.sending_domains import (
+from core.sending.domain_questions import VERIFY_S
+from core.sending.domain_status import CheckState
+from core.sending.key_rotation import OVERLAP_MS, KeyState
+from core.sending.sending_domains import (
     RSA_BITS,
     TXT_STRING_OCTETS,
     SendingHosts,

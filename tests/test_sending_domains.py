@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from core.authentication.keys import read_key
 from core.errors import InvalidField
 from core.mta_sts import DnsRecord
-from core.sending_domains import (
+from core.sending.sending_domains import (
     MAX_DOMAIN_LENGTH,
     TXT_STRING_OCTETS,
     KeyAlgorithm,

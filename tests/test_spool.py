@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.store.blobs import INLINE_LIMIT
-from inbound.spool import (
+from inbound.smtp.spool import (
     END_OF_DATA,
     HEAD_BYTES,
     SPOOL_PREFIX,

@@ -25,8 +25,8 @@ from core.services.accounts import NewAccount
 from core.services.secrets import STORING_SECRET, shared_secret
 from core.store.db import Database
 from core.store_settings import StoreKind, StoreSettings
-from inbound.parse import parse_message
-from inbound.parsed import Attachment, Disposition
+from inbound.reading.parse import parse_message
+from inbound.reading.parsed import Attachment, Disposition
 from inbound.storing import Storing, open_storing
 from tests.api_support import Api, api_settings
 from tests.conftest import NOW_MS
@@ -102,7 +102,7 @@ def test_a_page_that_came_by_mail_is_never_shown_as_one_of_ours(site: Site) -> N
 def test_any_file_name_survives_the_url(site: Site, file_name: str) -> None:
     url = site.store(file_name=file_name)
     assert unquote(url.rpartition("/")[2]) == file_name
-    if file_name != "..":  # clients resolve that one; `inbound.filenames` gives no such name
+    if file_name != "..":  # clients resolve that one; `inbound.reading.filenames` gives no such name
         assert site.get(url).status_code == 200
 
 

@@ -26,7 +26,7 @@ from core.store.db import Database
 from core.store_settings import StoreSettings
 from inbound import store_client
 from inbound.guarded_http import DeadlineWatch, guarded_session
-from inbound.parse import parse_message
+from inbound.reading.parse import parse_message
 from inbound.store_client import StoreClient
 from inbound.storing import Storing
 from tests.object_servers import (

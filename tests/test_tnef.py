@@ -12,11 +12,11 @@ import tnefparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inbound.mapi_properties import MAX_PROPERTIES
-from inbound.parse import parse_message
-from inbound.parsed import DefectKind, Disposition, ParsedMessage
-from inbound.rtf import MAX_GROUPS, read_rtf, unpack_rtf
-from inbound.tnef import MAX_ATTRIBUTES, MAX_FILES, MAX_NESTING, MAX_RTF_BYTES, TnefBudget, unpack_tnef
+from inbound.reading.mapi_properties import MAX_PROPERTIES
+from inbound.reading.parse import parse_message
+from inbound.reading.parsed import DefectKind, Disposition, ParsedMessage
+from inbound.reading.rtf import MAX_GROUPS, read_rtf, unpack_rtf
+from inbound.reading.tnef import MAX_ATTRIBUTES, MAX_FILES, MAX_NESTING, MAX_RTF_BYTES, TnefBudget, unpack_tnef
 from tests import tnef_builder as build
 
 bounded = settings(max_examples=200, deadline=None, derandomize=True)

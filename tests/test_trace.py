@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inbound.trace import FORWARDED_HEADER, find_loop, forwarded_mark, is_automatic
+from inbound.reading.trace import FORWARDED_HEADER, find_loop, forwarded_mark, is_automatic
 
 HOST = "mx.pillarbox.test"
 HOP = b"Received: from a.example by b.example with ESMTP id 1;\r\n\tMon, 1 Jan 2026 00:00:00 +0000\r\n"

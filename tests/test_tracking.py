@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from core.errors import InvalidField
-from core.tracking_targets import trackable_target
-from core.tracking_tokens import Clicked, LinkPlace, Opened, TrackedLink, TrackingTokens
+from core.sending.tracking_targets import trackable_target
+from core.sending.tracking_tokens import Clicked, LinkPlace, Opened, TrackedLink, TrackingTokens
 from outbound.html_links import attribute_text, find_html_links
 from outbound.tracking import MAX_BODY_CHARACTERS, MAX_LINKS, Tracker, TrackingOptions
 

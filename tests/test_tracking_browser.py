@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from core.tracking_answers import TrackingResponse, click_response, open_response, unknown_link_response
-from core.tracking_targets import trackable_target
-from core.tracking_tokens import Clicked, Opened, TrackingTokens
+from core.sending.tracking_answers import TrackingResponse, click_response, open_response, unknown_link_response
+from core.sending.tracking_targets import trackable_target
+from core.sending.tracking_tokens import Clicked, Opened, TrackingTokens
 from outbound.html_links import find_html_links
 from outbound.tracking import Tracker
 from tests.ports import free_port

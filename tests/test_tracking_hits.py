@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.datastructures import Headers
 
-from core.tracking_answers import (
+from core.sending.tracking_answers import (
     PIXEL,
     PrivacySignals,
     click_response,
@@ -21,7 +21,7 @@ from core.tracking_answers import (
     open_response,
     unknown_link_response,
 )
-from core.tracking_hits import (
+from core.sending.tracking_hits import (
     CERTAIN_POINTS,
     MACHINE_POINTS,
     MEANINGS,

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.tracking_targets import MAX_TARGET_CHARACTERS, trackable_target
-from core.tracking_tokens import (
+from core.sending.tracking_targets import MAX_TARGET_CHARACTERS, trackable_target
+from core.sending.tracking_tokens import (
     MAX_LINK_NUMBER,
     MAX_TOKEN_CHARACTERS,
     Clicked,

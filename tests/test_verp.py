@@ -1,4 +1,4 @@
-"""Return paths: made, read back, and not to be forged (`core.verp`)."""
+"""Return paths: made, read back, and not to be forged (`core.sending.verp`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from core.addresses import parse_mailbox
 from core.clock import DAY_MS
 from core.ids import new_time_ordered_id
-from core.verp import ReturnPaths
+from core.sending.verp import ReturnPaths
 
 SECRET = b"a secret of all processes"
 NOW_MS = 1_790_000_000_000

@@ -22,7 +22,7 @@ from core.services.retention import DEFAULT_LIMITS, PurgeLimits, Retention, Rete
 from core.store.blobs import open_blobs
 from core.store.db import Database
 from core.store.reclaim import can_give_back, give_back
-from inbound.spool import remove_abandoned
+from inbound.smtp.spool import remove_abandoned
 
 FIRST_AFTER_S = 60.0
 """A gateway that has just started has better things to do."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from core.addresses import parse_mailbox
-from inbound.headers import decode_eight_bit
+from inbound.reading.headers import decode_eight_bit
 
 MAX_FROM_LENGTH = 64 * 1024
 """Characters of a From header; longer ones are nobody's."""

@@ -1,7 +1,7 @@
 """A message as signatures see it: header fields with every byte, and where the body begins.
 
-The same lines are fields here and in `inbound.headers.split_header`, so that what is verified is what people are shown
-(a test holds this); but here nothing is decoded or trimmed.
+The same lines are fields here and in `inbound.reading.headers.split_header`, so that what is verified is what people
+are shown (a test holds this); but here nothing is decoded or trimmed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from core.authentication.canonical import CRLF, relaxed_field, with_crlf
-from inbound.headers import MAX_FIELDS, MAX_ROOT_HEADER_BYTES
+from inbound.reading.headers import MAX_FIELDS, MAX_ROOT_HEADER_BYTES
 
 _FIELD = re.compile(rb"([!-9;-~\x80-\xff]++)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)(?:\n|\Z)")
 _FIELD_START = re.compile(rb"[!-9;-~]++[ \t]*+:")

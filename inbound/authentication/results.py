@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from core.verdicts import AuthResult, DkimSignature, DmarcVerdict, SpfVerdict, Verdicts
 from inbound.authentication.header_fields import MBOX_LINE
 from inbound.authentication.results_reader import read_authserv_id
-from inbound.mime_words import decode_words
+from inbound.reading.mime_words import decode_words
 
 RESULTS_FIELD = "authentication-results"
 MAX_VALUE = 300

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from core.envelope import Envelope
 from core.formats import TargetFormat
-from inbound.parsed import ParsedMessage
 from inbound.payloads import json_hash, json_n, multipart_hash, multipart_n, original, postmark, raw
 from inbound.payloads.fields import Payload, RenderOptions
+from inbound.reading.parsed import ParsedMessage
 
 __all__ = ["Payload", "RenderOptions", "render"]
 

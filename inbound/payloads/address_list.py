@@ -2,7 +2,7 @@
 
 The standard library's reader recurses into comments and is quadratic on hostile lists; this is one pass, and
 lenient: what is no address is left out, and nothing raises. Encoded words are decoded and quoted already
-(`inbound.mime_words`).
+(`inbound.reading.mime_words`).
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 from core.envelope import Envelope
 from core.verdicts import ScanStatus
-from inbound.parsed import Attachment, BodyCharset, ParsedMessage
 from inbound.payloads.verdict_fields import scan_values, verdict_values
 from inbound.payloads.written_text import valid_text
-from inbound.replytext import reply_plain_of
+from inbound.reading.parsed import Attachment, BodyCharset, ParsedMessage
+from inbound.reading.replytext import reply_plain_of
 
 MAX_FORM_SCANS = 100
 """Scans told in a form, of three fields and more each: frameworks refuse forms of more than 1,000."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from urllib.parse import quote
 
-from inbound.parsed import ParsedMessage
+from inbound.reading.parsed import ParsedMessage
 
 MAX_CACHED_NAMES = 4096
 """Header names whose field name is remembered; nearly all mail uses the same few dozen."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from core.envelope import Envelope
-from inbound.parsed import ParsedMessage
 from inbound.payloads.fields import Payload, RenderOptions
 from inbound.payloads.header_fields import first_spelling, header_values, json_name
 from inbound.payloads.json_n import render_json
+from inbound.reading.parsed import ParsedMessage
 
 
 def render(raw: bytes, message: Callable[[], ParsedMessage], envelope: Envelope, options: RenderOptions) -> Payload:

@@ -9,7 +9,6 @@ import orjson
 
 from core.envelope import Envelope
 from core.verdicts import AttachmentScan
-from inbound.parsed import Attachment, ParsedMessage
 from inbound.payloads.fields import (
     Payload,
     RenderOptions,
@@ -20,6 +19,7 @@ from inbound.payloads.fields import (
 )
 from inbound.payloads.header_fields import HeaderValues, header_values
 from inbound.payloads.verdict_fields import scan_values
+from inbound.reading.parsed import Attachment, ParsedMessage
 
 
 def render(raw: bytes, message: Callable[[], ParsedMessage], envelope: Envelope, options: RenderOptions) -> Payload:

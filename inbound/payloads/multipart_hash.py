@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from core.envelope import Envelope
-from inbound.parsed import ParsedMessage
 from inbound.payloads.fields import Payload, RenderOptions
 from inbound.payloads.header_fields import first_spelling, form_name, header_values
 from inbound.payloads.multipart_n import render_form
+from inbound.reading.parsed import ParsedMessage
 
 
 def render(raw: bytes, message: Callable[[], ParsedMessage], envelope: Envelope, options: RenderOptions) -> Payload:

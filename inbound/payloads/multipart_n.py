@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from core.envelope import Envelope
-from inbound.parsed import Attachment, ParsedMessage
 from inbound.payloads.fields import (
     Payload,
     RenderOptions,
@@ -16,6 +15,7 @@ from inbound.payloads.fields import (
 )
 from inbound.payloads.form import Form, flat
 from inbound.payloads.header_fields import HeaderValues, header_values
+from inbound.reading.parsed import Attachment, ParsedMessage
 
 MAX_PARTS = 990
 """Fields and files of a form before headers are left out: Flask, Django and PHP refuse or cut more than 1,000."""

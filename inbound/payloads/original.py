@@ -9,7 +9,6 @@ import orjson
 
 from core.addresses import TAG_SEPARATOR
 from core.envelope import Envelope
-from inbound.parsed import ParsedMessage
 from inbound.payloads.address_list import read_addresses
 from inbound.payloads.fields import (
     Payload,
@@ -22,6 +21,7 @@ from inbound.payloads.fields import (
     scans_in_form,
 )
 from inbound.payloads.form import Form, charset_that_keeps_bytes, flat
+from inbound.reading.parsed import ParsedMessage
 
 _ADDRESS_HEADERS = {"x_to_header": "to", "x_cc_header": "cc", "x_from_header": "from"}
 _TEXT_HEADERS = {"x_sender": "x-sender", "x_forwarded_for": "x-forwarded-for"}

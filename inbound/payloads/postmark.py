@@ -8,7 +8,6 @@ from email.utils import format_datetime
 import orjson
 
 from core.envelope import Envelope
-from inbound.parsed import Attachment, ParsedMessage
 from inbound.payloads.address_list import NamedAddress, read_addresses
 from inbound.payloads.fields import (
     Payload,
@@ -21,6 +20,7 @@ from inbound.payloads.fields import (
 from inbound.payloads.json_n import base64_value
 from inbound.payloads.trace_headers import SPAM_HEADERS, trace_headers
 from inbound.payloads.written_text import valid_text
+from inbound.reading.parsed import Attachment, ParsedMessage
 
 MESSAGE_STREAM = "inbound"
 _OWN_FIELDS = frozenset({"date", "from", "to", "cc", "bcc", "subject", "reply-to"})

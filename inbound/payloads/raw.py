@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from core.envelope import Envelope
-from inbound.parsed import ParsedMessage
 from inbound.payloads.fields import Payload, RenderOptions, envelope_values, judgement_values, scans_in_form
 from inbound.payloads.form import Form, charset_that_keeps_bytes
+from inbound.reading.parsed import ParsedMessage
 
 
 def render(raw: bytes, message: Callable[[], ParsedMessage], envelope: Envelope, options: RenderOptions) -> Payload:

@@ -5,7 +5,7 @@ Headers decide. A subject alone never does: two weak signs are needed.
 
 from __future__ import annotations
 
-from core.returned import ReturnedKind
+from core.sending.returned import ReturnedKind
 from inbound.returned_mail.automatic_phrases import (
     AWAY_SUBJECTS,
     AWAY_WORDS,

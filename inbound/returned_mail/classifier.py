@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import structlog
 
-from core.returned import Complaint, DsnAction, Returned, ReturnedKind, ReturnedRecipient, Severity
-from core.verp import ReturnPaths
+from core.sending.returned import Complaint, DsnAction, Returned, ReturnedKind, ReturnedRecipient, Severity
+from core.sending.verp import ReturnPaths
 from inbound.returned_mail.automatic import read_automatic
 from inbound.returned_mail.delivery_status import read_delivery_status
 from inbound.returned_mail.feedback import read_complaint

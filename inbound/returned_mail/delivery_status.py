@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from core.returned import DsnAction, ReturnedRecipient, severity, smtp_code_in, status_in
+from core.sending.returned import DsnAction, ReturnedRecipient, severity, smtp_code_in, status_in
 from inbound.returned_mail.opened import OpenedMail, Report
 from inbound.returned_mail.report_fields import Group, address_of, first, read_groups, typed_value
 from inbound.returned_mail.shown import one_line

@@ -6,7 +6,7 @@ import re
 from email.utils import parsedate_to_datetime
 
 from core.clock import to_ms
-from core.returned import Complaint, FeedbackType
+from core.sending.returned import Complaint, FeedbackType
 from inbound.returned_mail.opened import OpenedMail, first_of
 from inbound.returned_mail.report_fields import Group, first, read_groups
 from inbound.returned_mail.shown import one_line

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from inbound.charsets import CharsetDetector, decode
-from inbound.headers import readable, split_header
-from inbound.htmltext import lines_of_html
-from inbound.mime_bodies import disposition_of
-from inbound.mime_split import Part, split_message
-from inbound.mime_transfer import undo_transfer_encoding
+from inbound.reading.charsets import CharsetDetector, decode
+from inbound.reading.headers import readable, split_header
+from inbound.reading.htmltext import lines_of_html
+from inbound.reading.mime_bodies import disposition_of
+from inbound.reading.mime_split import Part, split_message
+from inbound.reading.mime_transfer import undo_transfer_encoding
 
 MAX_READ_BYTES = 2 * 1024 * 1024
 """Of the whole message."""

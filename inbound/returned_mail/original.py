@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from core.addresses import parse_mailbox
-from core.verp import RETURN_HEADER, ReturnPaths
-from inbound.headers import bare_id
+from core.sending.verp import RETURN_HEADER, ReturnPaths
+from inbound.reading.headers import bare_id
 from inbound.returned_mail.opened import Fields, OpenedMail, first_of
 from inbound.returned_mail.shown import one_line
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from core.addresses import parse_mailbox
-from core.returned import DsnAction, ReturnedRecipient, Severity, severity, smtp_code_in, status_in
+from core.sending.returned import DsnAction, ReturnedRecipient, Severity, severity, smtp_code_in, status_in
 from inbound.returned_mail.automatic_phrases import AWAY_SUBJECTS
 from inbound.returned_mail.bounce_phrases import (
     BOUNCE_SUBJECTS,

@@ -19,13 +19,13 @@ import atheris
 import structlog
 
 with atheris.instrument_imports(include=["inbound"]):
-    from inbound.htmltext import lines_of_html
-    from inbound.parse import parse_message
-    from inbound.parsed import DefectKind
-    from inbound.replytext import reply_plain, reply_plain_of
-    from inbound.rtf import read_rtf, unpack_rtf
-    from inbound.tnef import TnefBudget, unpack_tnef
-    from inbound.tnef_message import as_eml
+    from inbound.reading.htmltext import lines_of_html
+    from inbound.reading.parse import parse_message
+    from inbound.reading.parsed import DefectKind
+    from inbound.reading.replytext import reply_plain, reply_plain_of
+    from inbound.reading.rtf import read_rtf, unpack_rtf
+    from inbound.reading.tnef import TnefBudget, unpack_tnef
+    from inbound.reading.tnef_message import as_eml
 
 from tests.fuzz.seeds import write_seeds
 from tests.presentable import assert_presentable

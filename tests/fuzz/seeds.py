@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inbound.parse import parse_message
+from inbound.reading.parse import parse_message
 from tests import tnef_builder as build
 
 CORPUS = Path(__file__).parents[1] / "corpus"

@@ -1,0 +1,1 @@
+"""From the bytes of a message to what a person would read in it: total and linear. `parse` is the way in."""

@@ -1,0 +1,175 @@
+"""Messages that come whole, as `raw` or by SMTP: checked, completed, made safe for every host, otherwise kept.
+
+What is put right: line ends, Bcc (taken out), Date and Message-ID (added where missing), 8-bit headers (encoded words),
+8-bit and long lines of bodies (`recoding`, as RFC 6376 section 5.3 asks of those who sign). What two readers could read
+as two messages is refused: a second From or Subject, lines that are no header.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.utils import format_datetime
+
+from core.clock import to_datetime
+from core.errors import InvalidField
+from outbound.composing.control_headers import CONTROL_PREFIX
+from outbound.composing.header_writing import MAX_LINE, structured_field, unstructured_field
+from outbound.composing.mailboxes import NamedMailbox, address_field, read_mailboxes
+from outbound.composing.raw_fields import RawField, field_of, join_message, normalise_line_ends, split_message
+from outbound.composing.recoding import recode
+
+_REMOVED = frozenset({"bcc", "resent-bcc", "return-path"})
+_ONCE = frozenset(
+    [
+        "from",
+        "sender",
+        "reply-to",
+        "to",
+        "cc",
+        "message-id",
+        "in-reply-to",
+        "references",
+        "subject",
+        "date",
+        "mime-version",
+        "content-type",
+        "content-transfer-encoding",
+    ]
+)
+"""RFC 5322 section 3.6, RFC 2045."""
+_ADDRESSES = frozenset({"from", "sender", "reply-to", "to", "cc"})
+_ANGLE_ID = re.compile(r"<\s*([^<>\s]+)\s*>")
+
+
+@dataclass(frozen=True, slots=True)
+class RawOptions:
+    """What is added where it is missing; see `outbound.composing.compose.ComposeOptions`."""
+
+    message_id: str
+    now_ms: int
+    hostname: str
+
+
+@dataclass(frozen=True, slots=True)
+class RawExpectation:
+    """Whom the request named; the message must name the same."""
+
+    from_: NamedMailbox
+    to: tuple[NamedMailbox, ...]
+    cc: tuple[NamedMailbox, ...]
+    subject: str | None
+    """Takes the place of the message's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRaw:
+    """A message that can be signed and sent."""
+
+    content: bytes
+    message_id: str
+    """Without angle brackets."""
+    needs_smtputf8: bool
+    from_: NamedMailbox
+    """Its author: the one mailbox in From."""
+
+
+def prepare_raw(raw: bytes, options: RawOptions, expected: RawExpectation | None = None) -> PreparedRaw:
+    """Check and complete a message; without `expected` it may name anybody. Raises `InvalidField`, field `raw`."""
+    fields, body = split_message(normalise_line_ends(raw))
+    _check_once(fields)
+    fields = [one for one in fields if one.lowered not in _REMOVED and not one.lowered.startswith(CONTROL_PREFIX)]
+    author = _author(fields)
+    if expected is not None:
+        _check_match(fields, expected)
+        fields = _with_subject(fields, expected.subject)
+    fields, message_id = _completed([_safe(one) for one in fields], options)
+    fields, body = recode(fields, body)
+    _check_lines(body)
+    content = join_message(fields, body)
+    head = content[: len(content) - len(body)]
+    return PreparedRaw(content, message_id, not head.isascii(), author)
+
+
+def _check_once(fields: Sequence[RawField]) -> None:
+    names = [one.lowered for one in fields if one.lowered in _ONCE]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise InvalidField("raw", f"has the header {twice.title()} twice; one is allowed")
+
+
+def _check_lines(body: bytes) -> None:
+    """What could not be encoded anew (signed parts, broken multiparts) must fit as it is."""
+    if max(map(len, body.split(b"\r\n"))) > MAX_LINE:
+        problem = f"has a line of more than {MAX_LINE} bytes in a part that cannot be encoded anew; encode it as base64"
+        raise InvalidField("raw", problem)
+
+
+def _author(fields: Sequence[RawField]) -> NamedMailbox:
+    found = _mailboxes(fields, "from")
+    if len(found) != 1:
+        raise InvalidField("raw", f"must name one address in its From header, and names {len(found)}")
+    return found[0]
+
+
+def _mailboxes(fields: Sequence[RawField], lowered: str) -> tuple[NamedMailbox, ...]:
+    values = [one.text for one in fields if one.lowered == lowered]
+    try:
+        return tuple(one for value in values for one in read_mailboxes(lowered, value, in_header=True))
+    except InvalidField as error:
+        raise InvalidField("raw", f"its header {lowered.title()} {error.problem}") from error
+
+
+def _check_match(fields: Sequence[RawField], expected: RawExpectation) -> None:
+    for lowered, wanted in (("from", (expected.from_,)), ("to", expected.to), ("cc", expected.cc)):
+        written = {_key(one) for one in _mailboxes(fields, lowered)}
+        asked = {_key(one) for one in wanted}
+        if written == asked:
+            continue
+        odd = sorted(written ^ asked)[0]
+        where = "only in the message" if odd in written else "not in the message"
+        problem = f"its header {lowered.title()} must name the same addresses as {lowered}; {odd} is {where}"
+        raise InvalidField("raw", problem)
+
+
+def _key(one: NamedMailbox) -> str:
+    """Addresses in another case are the same to every host that matters."""
+    return one.address.lower()
+
+
+def _with_subject(fields: list[RawField], subject: str | None) -> list[RawField]:
+    if not subject:
+        return fields
+    return [*(one for one in fields if one.lowered != "subject"), field_of(unstructured_field("Subject", subject))]
+
+
+def _completed(fields: list[RawField], options: RawOptions) -> tuple[list[RawField], str]:
+    """With Date and Message-ID, and what the latter is."""
+    found = {one.lowered: one.text for one in fields if one.lowered in ("date", "message-id")}
+    kept = [one for one in fields if found.get(one.lowered) != ""]
+    if not found.get("date"):
+        date = format_datetime(to_datetime(options.now_ms // 1000 * 1000))
+        kept.append(field_of(structured_field("Date", date)))
+    if found.get("message-id"):
+        inside = _ANGLE_ID.search(found["message-id"])
+        return kept, inside[1] if inside else found["message-id"].strip("<> ")
+    message_id = f"{options.message_id}@{options.hostname}"
+    return [*kept, field_of(structured_field("Message-ID", f"<{message_id}>"))], message_id
+
+
+def _safe(field: RawField) -> RawField:
+    """The field in ASCII and in lines that every host takes; unchanged where it is so already."""
+    is_short = all(len(line) + len(field.name) + 1 <= MAX_LINE for line in field.lines)
+    if is_short and all(line.isascii() for line in field.lines):
+        return field
+    if field.lowered in _ADDRESSES:
+        mailboxes = _mailboxes([field], field.lowered)
+        written = address_field(field.name, mailboxes) if mailboxes else f"{field.name}: nobody:;\r\n".encode()
+    elif field.value.isascii() or field.lowered.startswith("content-"):  # no encoded words in parameters
+        written = structured_field(field.name, field.text)
+    else:
+        written = unstructured_field(field.name, field.text)
+    if max(map(len, written.split(b"\r\n"))) > MAX_LINE:
+        raise InvalidField("raw", f"its header {field.name} has a line of more than {MAX_LINE} bytes; fold it")
+    return field_of(written)
