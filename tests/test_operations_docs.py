@@ -127,7 +127,7 @@ def test_every_setting_the_page_names_exists() -> None:
 
 def test_every_log_line_the_page_explains_is_written_by_the_code() -> None:
     rooms = ("cli", "inbound", "workers")
-    code = "".join(path.read_text() for room in rooms for path in (ROOT / room).glob("*.py"))
+    code = "".join(path.read_text() for room in rooms for path in (ROOT / room).rglob("*.py"))
     events = re.findall(r"^\| `([^`|]+;[^`|]+|storing failed|released [^`|]+)` \|", PAGE, re.MULTILINE)
     assert len(events) == 7
     assert [event for event in events if event not in code] == []

@@ -204,8 +204,8 @@ def test_a_client_library_written_for_postmark_reads_it() -> None:
     assert inbound.sender()["Email"] == "ann+sales@example.com"
     assert [person["Email"] for person in inbound.to()] == ["bob@example.net", "dave+7@example.org"]
     assert (inbound.subject(), inbound.bcc(), inbound.message_id()) == ("Grüße", "carol@example.net", DELIVERY_ID)
-    assert inbound.reading.headers("X-Spam-Status") == "Yes"
-    assert inbound.reading.headers("Received-SPF").startswith("Pass ")
+    assert inbound.headers("X-Spam-Status") == "Yes"
+    assert inbound.headers("Received-SPF").startswith("Pass ")
     assert inbound.send_date() is not None
     assert [attachment.read() for attachment in inbound.attachments()] == [PDF, b"logo"]
     assert inbound.attachments(as_mime=True)[0].get_payload(decode=True) == PDF
