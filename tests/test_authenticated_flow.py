@@ -149,7 +149,9 @@ def test_a_mailbox_that_is_away_is_tried_again_and_one_that_is_unknown_is_not(wo
     world.gateway.wait_until("SELECT 1 FROM delivery WHERE last_status = 450 AND state = 'pending'")
     with world.gateway.database.transaction():
         world.gateway.database.execute("UPDATE delivery SET due_ms = 0")
-    world.gateway.wait_for_states("rejected")
+    ((state, attempts, status, _),) = world.gateway.wait_for_states("rejected")
+    assert (state, attempts, status) == ("rejected", 2, 550)
+    assert world.host.taken == []
 
 
 BOUNCING = AddressSettings(bounce_rejected=True)
@@ -188,7 +190,8 @@ def test_nobody_else_is_told(world: World, message: bytes, sender: str) -> None:
 
 def test_without_being_asked_for_there_is_no_bounce(world: World) -> None:
     world.send(world.gateway.add_address(world.target.url("/status/404")))
-    world.gateway.wait_for_states("rejected")
+    assert [row[0] for row in world.gateway.wait_for_states("rejected")] == ["rejected"]
+    assert world.host.taken == []
 
 
 def test_an_address_that_becomes_a_mailbox_takes_its_waiting_mail_along(world: World) -> None:

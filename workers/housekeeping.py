@@ -8,8 +8,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import structlog
 
@@ -22,7 +20,7 @@ from core.services.retention import DEFAULT_LIMITS, PurgeLimits, Retention, Rete
 from core.store.blobs import open_blobs
 from core.store.db import Database
 from core.store.reclaim import can_give_back, give_back
-from inbound.smtp.spool import remove_abandoned
+from inbound.smtp.spool import remove_abandoned, spool_folder
 
 FIRST_AFTER_S = 60.0
 """A gateway that has just started has better things to do."""
@@ -96,9 +94,8 @@ class Household:
 
     def _remove_abandoned(self, now_ms: int) -> None:
         """What receivers that were killed had begun to receive, on this machine."""
-        location = urlsplit(self._settings.blob_location)
-        base = Path(unquote(location.path)) if location.scheme == "file" else self._settings.data
-        remove_abandoned(base / "incoming", older_than_s=2 * self._settings.data_timeout, now_s=now_ms / SECOND_MS)
+        folder = spool_folder(self._settings)
+        remove_abandoned(folder, older_than_s=2 * self._settings.data_timeout, now_s=now_ms / SECOND_MS)
 
 
 class Housekeeper:

@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import structlog
 import uvloop
@@ -24,7 +23,7 @@ from inbound.smtp.connections import Connections
 from inbound.smtp.handler import InboundHandler
 from inbound.smtp.receiving import open_receiving
 from inbound.smtp.session import InboundSession, SessionParts
-from inbound.smtp.spool import remove_abandoned
+from inbound.smtp.spool import remove_abandoned, spool_folder
 
 BACKLOG = 1024
 SHUTDOWN_S = 7.0
@@ -40,7 +39,7 @@ log = structlog.get_logger("receiver")
 
 def serve(settings: Settings, database: Database, ring: Callable[[DeliveryKind], None]) -> None:
     """Run until SIGTERM or SIGINT. `ring` is called after each commit and must not block or raise."""
-    receiving = open_receiving(settings, database, ring, _spool_folder(settings), system_clock)
+    receiving = open_receiving(settings, database, ring, _make_spool_folder(settings), system_clock)
     receiving.start()
     try:
         uvloop.run(_serve_until_signalled(settings, receiving.handler))
@@ -107,11 +106,8 @@ def listening_socket(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _spool_folder(settings: Settings) -> Path:
-    """Where messages grow before they are stored: on the disk they will lie on, so that storing is a rename."""
-    location = urlsplit(settings.blob_location)
-    base = Path(unquote(location.path)) if location.scheme == "file" else settings.data
-    folder = base / "incoming"
+def _make_spool_folder(settings: Settings) -> Path:
+    folder = spool_folder(settings)
     folder.mkdir(parents=True, exist_ok=True)
     remove_abandoned(folder, older_than_s=2 * settings.data_timeout, now_s=time.time())
     return folder

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO, cast
+from urllib.parse import unquote, urlsplit
 
+from core.config import Settings
 from core.store.blobs import INLINE_LIMIT
 
 END_OF_DATA = b"\r\n.\r\n"
@@ -174,6 +176,13 @@ class MessageSpool:
         if data.endswith(_CRLF):
             return 2
         return 1 if data.endswith(b"\r") else 0
+
+
+def spool_folder(settings: Settings) -> Path:
+    """Where messages grow before they are stored: on the disk they will lie on, so that storing is a rename."""
+    location = urlsplit(settings.blob_location)
+    base = Path(unquote(location.path)) if location.scheme == "file" else settings.data
+    return base / "incoming"
 
 
 def remove_abandoned(folder: Path, older_than_s: float, now_s: float) -> None:
