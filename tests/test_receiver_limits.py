@@ -313,11 +313,12 @@ def test_a_client_that_falls_silent_within_a_message_is_cut_off(impatient: Gatew
     assert stored(impatient, mailbox) == []
 
 
-def test_a_message_that_comes_slowly_has_the_whole_data_timeout_and_no_more(impatient: Gateway) -> None:
+@pytest.mark.parametrize("pause_s", [DRIP_S, 0.01])
+def test_a_message_that_comes_slowly_has_the_whole_data_timeout_and_no_more(impatient: Gateway, pause_s: float) -> None:
     mailbox = new_mailbox(impatient)
     with connected(impatient) as client:
         client.begin_data(mailbox)
-        assert 2.5 < _drip(client, until_s=10) < 5
+        assert 2.5 < _drip(client, until_s=10, pause_s=pause_s) < 5
 
     assert stored(impatient, mailbox) == []
 
@@ -370,10 +371,10 @@ def _send_bytes(client: RawClient, size: int) -> None:
         client.send(message[start : start + MIB])
 
 
-def _drip(client: RawClient, until_s: float) -> float:
+def _drip(client: RawClient, until_s: float, pause_s: float = DRIP_S) -> float:
     """Send a byte at a time until the server closes; the seconds that took."""
     begun = time.monotonic()
-    client.socket.settimeout(DRIP_S)
+    client.socket.settimeout(pause_s)
     while time.monotonic() - begun < until_s:
         try:
             client.send(b"x")

@@ -48,8 +48,13 @@ class InboundSession(Wire):
     def data_received(self, data: bytes) -> None:
         """Within a message every byte proves the client alive, up to the message's own deadline."""
         super().data_received(data)
-        if self._data_deadline is not None:
-            self._reset_timeout(min(self._settings.idle_timeout, max(0.1, self._data_deadline - self.loop.time())))
+        if self._data_deadline is None:
+            return
+        remaining_s = self._data_deadline - self.loop.time()
+        if remaining_s > 0:
+            self._reset_timeout(min(self._settings.idle_timeout, remaining_s))
+        else:  # a byte now and then must not put the end off again and again
+            self._timeout_cb()
 
     # --- the loop over commands -----------------------------------------------------------------------------------
 

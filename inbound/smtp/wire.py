@@ -189,6 +189,8 @@ class Wire(SMTP):
         if text.startswith("5"):
             self._errors += 1
             await self._tarpit()
+        if self.transport is None or self.transport.is_closing():
+            raise ConnectionResetError("the client is gone")  # uvloop would say so with a RuntimeError
         self._writer.write(on_the_wire(text, self.envelope.smtp_utf8) + b"\r\n")
         await self._writer.drain()
 
