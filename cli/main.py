@@ -42,8 +42,8 @@ def up(settings: Settings) -> None:
 @click.pass_obj
 def smtp(settings: Settings) -> None:
     """Run one receiver; several may share the port."""
-    from cli.ending import end_without_waiting_for_threads
     from cli.file_limit import raise_open_file_limit
+    from core.ending import end_without_waiting_for_threads
     from core.store.db import Database
     from inbound.smtp.server import serve
     from workers.doorbell import Doorbell

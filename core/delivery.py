@@ -82,6 +82,15 @@ class Outcome:
     """Whether the target was never asked, because something failed on our side."""
 
 
+OUR_ERROR = "an error of ours; it is in the log (not the target's fault)"
+"""What customers are told of an exception of ours: that it was one, and no more."""
+
+
+def our_fault(started_ms: int, now_ms: int, problem: str = OUR_ERROR) -> Outcome:
+    """The outcome of an attempt that failed on our side: to be made again, and nothing against the target."""
+    return Outcome(Verdict.TEMPORARY, 0, started_ms, max(0, now_ms - started_ms), problem, is_our_fault=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """When to try again and when to stop."""

@@ -12,7 +12,7 @@ import structlog
 
 from core.address_settings import AddressSettings
 from core.clock import SECOND_MS, Clock
-from core.delivery import DeliveryKind, Outcome, Verdict
+from core.delivery import OUR_ERROR, DeliveryKind, Outcome, Verdict, our_fault
 from core.errors import StorageUnavailable
 from core.netguard import is_mailbox
 from core.object_stores import StoreFailed
@@ -202,9 +202,8 @@ class InboundAttempt:
             problem = f"{error} (not the target's fault)"
         else:
             log.error("attempt failed", delivery_id=delivery.delivery_id, exc_info=error)
-            problem = "an error of ours; it is in the log (not the target's fault)"
-        duration_ms = max(0, self._clock() - started_ms)
-        return Outcome(Verdict.TEMPORARY, 0, started_ms, duration_ms, problem, is_our_fault=True)
+            problem = OUR_ERROR
+        return our_fault(started_ms, self._clock(), problem)
 
     def _read_blob(self, delivery: ClaimedDelivery) -> bytes:
         if delivery.blob_key is None:

@@ -18,7 +18,9 @@ SEARCHED_BYTES = 64 * 1024
 """Of a message, in which its headers are looked for."""
 REFUSED_STATUS = "5.7.1"
 """RFC 3463: delivery not authorized, message refused. It is what an inline sender would have heard."""
-REASON = "The recipient's application refuses the message."
+REASON = "The recipient's system refuses the message."
+"""Where it gives no text of its own for the sender. What a mailbox's host has said is not passed on: it may name the
+mailbox, which the sender does not know."""
 
 
 class Bouncer:

@@ -15,7 +15,7 @@ import structlog
 
 from core.address_settings import AuthorizationCallback, CallbackFormat
 from core.clock import Clock
-from core.delivery import Outcome, Verdict
+from core.delivery import Outcome, Verdict, our_fault
 from core.ids import new_time_ordered_id
 from core.routing import Route
 from core.services.claims import ClaimedDelivery
@@ -81,9 +81,8 @@ class ErrorCallbackAttempt:
             report = read_report(delivery.detail or "")
         except (ValueError, TypeError) as error:
             log.error("a report of another version cannot be read", delivery_id=delivery.delivery_id, reason=str(error))
-            problem = "an error of ours; it is in the log (not the target's fault)"
-            unread = Outcome(Verdict.TEMPORARY, 0, self._clock(), 0, problem, is_our_fault=True)
-            return FinishedAttempt(delivery, unread)
+            now_ms = self._clock()
+            return FinishedAttempt(delivery, our_fault(now_ms, now_ms))
         url = delivery.settings.error_callback
         if url is None:
             gone = Outcome(Verdict.PERMANENT, 0, self._clock(), 0, "the address has no error callback any more")

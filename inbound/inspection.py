@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import structlog
-
 from core.address_settings import AddressSettings
 from core.clock import Clock
 from core.config import Settings
@@ -24,8 +22,6 @@ from inbound.authentication import Authenticator, ClientFacts, behind_forwarders
 from inbound.clients import is_within
 from inbound.reading.parsed import ParsedMessage
 from inbound.scanning import MailFacts, Scanners
-
-log = structlog.get_logger("inspection")
 
 Reader = Callable[[], ParsedMessage]
 """Gives the parsed message; cached, so that it is parsed once."""

@@ -20,18 +20,18 @@ from core.addresses import Mailbox, parse_mailbox
 from core.clock import Clock
 from core.delivery import Outcome, Verdict
 from core.envelope import Envelope
+from core.loop_mark import FORWARDED_HEADER
 from core.srs import SrsRewriter
 from core.verdicts import AuthResult, Verdicts
 from outbound.mail import NO_ANSWER, OutgoingMail, RecipientResult
 from outbound.mx import MxTransport
 
-LOOP_MARK = "X-Pillarbox-Forwarded"
 MAX_NAME_LENGTH = 255
 SEARCHED_BYTES = 1024 * 1024
 """How far into a message its marks are looked for; headers are far shorter."""
 _MAY_BE_OURS = (None, AuthResult.PASS, AuthResult.NONE)
 _END_OF_HEADERS = re.compile(rb"\r?\n\r?\n")
-_MARK = re.compile(rb"^" + LOOP_MARK.encode() + rb":[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_MARK = re.compile(rb"^" + FORWARDED_HEADER.encode() + rb":[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 _FROM = re.compile(rb"^From[ \t]*:((?:[^\r\n]|\r?\n[ \t])*)", re.IGNORECASE | re.MULTILINE)
 _SPACE = re.compile(rb"\s+")
 _UNFIT_FOR_TRACE = re.compile(r"[^!-'*-:=?-\[\]-~]")  # spaces, brackets, comments, backslashes and all beyond ASCII
@@ -81,7 +81,10 @@ class MailForwarder:
         return self._transport.deliver(mail)[0]
 
     def _trace(self, forward: Forward) -> bytes:
-        lines = [f"{LOOP_MARK}: {forward.mark}", *received_lines(forward.envelope, self._our_name, forward.delivery_id)]
+        lines = [
+            f"{FORWARDED_HEADER}: {forward.mark}",
+            *received_lines(forward.envelope, self._our_name, forward.delivery_id),
+        ]
         return "".join(f"{line}\r\n" for line in lines).encode()
 
     def _sender(self, forward: Forward) -> str:

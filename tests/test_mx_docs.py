@@ -7,9 +7,9 @@ from pathlib import Path
 
 from core.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from core.dsn import MAX_RETURNED_BYTES
+from core.loop_mark import FORWARDED_HEADER
 from core.mta_sts import policy_text
 from core.srs import VALIDITY_DAYS
-from outbound.forward_mail import LOOP_MARK
 from outbound.hosts import MAX_HOSTS
 from outbound.mx import MAX_PLACES
 from outbound.policy import SMTP_POLICY
@@ -49,7 +49,7 @@ def test_the_limits() -> None:
     assert f"At most {MAX_LINES} lines of {MAX_LINE_BYTES:,} bytes" in TEXT
     assert f"good for {VALIDITY_DAYS} days" in TEXT
     assert f"up to {MAX_RETURNED_BYTES // 1024} KB" in TEXT
-    assert f"`{LOOP_MARK}:`" in TEXT
+    assert f"`{FORWARDED_HEADER}:`" in TEXT
 
 
 def test_the_policy() -> None:

@@ -8,8 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from core.config import ENV_KEY, Settings
+from core.loop_mark import FORWARDED_HEADER
 from core.routing import Refusal
-from inbound.reading.trace import FORWARDED_HEADER
 from inbound.smtp.replies import (
     Reply,
     accepted,

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inbound.reading.trace import FORWARDED_HEADER, find_loop, forwarded_mark, is_automatic
+from core.loop_mark import FORWARDED_HEADER, forwarded_mark
+from inbound.reading.trace import find_loop, is_automatic
 
 HOST = "mx.pillarbox.test"
 HOP = b"Received: from a.example by b.example with ESMTP id 1;\r\n\tMon, 1 Jan 2026 00:00:00 +0000\r\n"

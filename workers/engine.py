@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from core.clock import Clock
-from core.delivery import DeliveryKind, Outcome, Policy, Verdict
+from core.delivery import DeliveryKind, Policy, Verdict, our_fault
 from core.errors import StorageUnavailable
 from core.ids import new_worker_id
 from core.services.claims import Claim, ClaimedDelivery, ClaimRequest, claim, lease_token
@@ -46,11 +46,6 @@ class EngineLimits:
     host_concurrency: int
     attempt_limit_ms: int
     worker_id: str = field(default_factory=new_worker_id)
-
-
-def _our_fault(now_ms: int) -> Outcome:
-    problem = "an error of ours; it is in the log (not the target's fault)"
-    return Outcome(Verdict.TEMPORARY, 0, now_ms, 0, problem, is_our_fault=True)
 
 
 class Engine:
@@ -261,11 +256,12 @@ class Engine:
     # --- the pool -------------------------------------------------------------------------------------------------
 
     def _work(self, delivery: ClaimedDelivery) -> None:
+        started_ms = self._clock()
         try:
             finished = self._attempt(delivery)
         except Exception:
             log.exception("an attempt raised", delivery_id=delivery.delivery_id)
-            finished = FinishedAttempt(delivery, _our_fault(self._clock()))
+            finished = FinishedAttempt(delivery, our_fault(started_ms, self._clock()))
         with self._clerk_due:
             self._finished.append(finished)
             if self._is_idle or self._is_starving():  # a clerk that pauses to gather more is left alone

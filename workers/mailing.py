@@ -6,8 +6,9 @@ import structlog
 
 from core.clock import Clock
 from core.config import Settings
-from core.delivery import Outcome, Verdict
+from core.delivery import OUR_ERROR, Outcome, our_fault
 from core.errors import StorageUnavailable
+from core.loop_mark import forwarded_mark
 from core.mailto import parse_mailto
 from core.services.claims import ClaimedDelivery
 from core.services.recording import FinishedAttempt
@@ -41,7 +42,7 @@ class Mailing:
                 delivery_id=delivery.delivery_id,
                 envelope=delivery.envelope,
                 target=parse_mailto("target", delivery.target),
-                mark=f"{delivery.address_id}@{self._settings.mx_hostname}",
+                mark=forwarded_mark(delivery.address_id, self._settings.mx_hostname),
                 content=content,
             )
         )
@@ -67,10 +68,8 @@ class BounceAttempt:
             problem = str(error)
         except Exception:
             log.exception("bounce failed", delivery_id=delivery.delivery_id)
-            problem = "an error of ours; it is in the log"
-        duration_ms = max(0, self._clock() - started_ms)
-        outcome = Outcome(Verdict.TEMPORARY, 0, started_ms, duration_ms, problem, is_our_fault=True)
-        return FinishedAttempt(delivery, outcome)
+            problem = OUR_ERROR
+        return FinishedAttempt(delivery, our_fault(started_ms, self._clock(), problem))
 
     def _content(self, delivery: ClaimedDelivery) -> bytes:
         """Our own DSNs as they are; a bounce that came in from elsewhere with its trace, so that loops show."""

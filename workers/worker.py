@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import redis
 import structlog
@@ -18,6 +15,7 @@ from rq.serializers import JSONSerializer
 from core.clock import system_clock
 from core.config import Settings
 from core.delivery import DeliveryKind
+from core.ending import end_without_waiting_for_threads
 from core.errors import StorageUnavailable
 from core.services.claims import release
 from core.store.db import Database
@@ -77,7 +75,7 @@ def run_worker(settings: Settings, database: Database) -> None:
     else:
         roll.sign_out(worker_id)
     has_failed = any(engine.has_failed for engine in engines.values())
-    _end_without_waiting_for_threads(0 if is_asked and not has_failed else 1)
+    end_without_waiting_for_threads(0 if is_asked and not has_failed else 1)
 
 
 def _stop_all(engines: Mapping[DeliveryKind, Engine]) -> int:
@@ -188,10 +186,3 @@ def build_engines(settings: Settings, database: Database, worker_id: str) -> dic
         )
         for kind, transport in open_transports(settings, database, system_clock).items()
     }
-
-
-def _end_without_waiting_for_threads(status: int) -> Any:
-    """The interpreter would wait for attempts that hang; their leases say all there is to say."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

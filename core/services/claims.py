@@ -251,13 +251,15 @@ def load(database: Database, leased: Sequence[str], token: str, now_ms: int) -> 
 
 def _load_rules(database: Database, account_ids: Iterable[str]) -> RulesByAccount:
     """The rules of accounts; one whose rules cannot be read has no entry at all."""
-    found: dict[str, tuple[Rule, ...]] = {}
-    for account_id in sorted(account_ids):
-        try:
-            found[account_id] = load_rules(database, [account_id]).get(account_id, ())
-        except ValueError as error:
-            log.error("rules of another version cannot be read", account_id=account_id, reason=str(error))
-    return found
+    wanted = sorted(account_ids)
+    try:
+        loaded = load_rules(database, wanted)
+    except ValueError as error:
+        if len(wanted) == 1:
+            log.error("rules of another version cannot be read", account_id=wanted[0], reason=str(error))
+            return {}
+        return {name: rules for one in wanted for name, rules in _load_rules(database, [one]).items()}
+    return {account_id: loaded.get(account_id, ()) for account_id in wanted}
 
 
 def _readable(row: Row, token: str, rules: RulesByAccount) -> ClaimedDelivery | None:

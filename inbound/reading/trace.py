@@ -10,10 +10,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+from core.loop_mark import FORWARDED_HEADER, forwarded_mark
 from inbound.reading.headers import split_header
 
-FORWARDED_HEADER = "X-Pillarbox-Forwarded"
-"""What is added to each mail that we send on, one field for each time; the value is `forwarded_mark`."""
 MARK_LIMIT = 2
 """The same address passed so often is a loop: once may be a round trip that somebody has set up on purpose."""
 _FORWARDED = FORWARDED_HEADER.lower()
@@ -42,11 +41,6 @@ def find_loop(head: bytes, own_hostname: str, max_hops: int, address_ids: Iterab
     if any(count >= MARK_LIMIT and mark.endswith(own) for mark, count in marks.items()):
         return "it has been forwarded from here before"
     return None
-
-
-def forwarded_mark(address_id: str, own_hostname: str) -> str:
-    """The value of `X-Pillarbox-Forwarded` on mail that is sent on for an address."""
-    return f"{address_id}@{own_hostname}".lower()
 
 
 def is_automatic(head: bytes) -> bool:

@@ -60,7 +60,7 @@ def open_receiving(
     session = guarded_session(settings.target_policy, settings.host_concurrency, settings.ca_file or None)
     forwarder = Forwarder(session, DeadlineWatch(), settings.target_timeout, clock)
     inspector = open_inspector(settings, clock)
-    presentation = Presentation(settings, open_storing(settings, database))
+    presentation = Presentation(settings, open_storing(settings, database, clock))
     inline = InlineDelivery(
         database,
         blobs,

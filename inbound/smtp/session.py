@@ -7,6 +7,7 @@ up; DATA is read in blocks, not lines; only `<CRLF>.<CRLF>` ends it; every count
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import structlog
 
@@ -61,7 +62,8 @@ class InboundSession(Wire):
     async def _handle_client(self) -> None:
         if not await self._meet():
             return
-        await self.push(f"220 {self.hostname} {self.__ident__}")
+        with suppress(ConnectionError):
+            await self.push(f"220 {self.hostname} {self.__ident__}")
         while self.transport is not None and not self.transport.is_closing():
             try:
                 line = await self._read_command()
@@ -75,7 +77,8 @@ class InboundSession(Wire):
                 return
             except Exception as error:
                 log.error("session failed", remote_ip=self.remote_ip, exc_info=error)
-                await self.push(Reply.TRY_LATER)
+                with suppress(ConnectionError):  # perhaps it failed because the client has left
+                    await self.push(Reply.TRY_LATER)
             finally:
                 self.is_busy = False
             self._close_when_due()

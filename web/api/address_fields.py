@@ -104,8 +104,8 @@ OversizeText = Annotated[
 ErrorCallback = Annotated[
     Url,
     Field(
-        description="A URL that is told of each delivery that did not end with 2xx; as JSON when its path ends in "
-        "`.json`, else as a form.",
+        description="A URL that is told of the first failure and of the final one of each delivery; as JSON when its "
+        "path ends in `.json`, else as a form.",
         json_schema_extra={"example": "https://example.com/failed.json"},
     ),
 ]

@@ -6,8 +6,8 @@ import os
 import sys
 
 
-def end_without_waiting_for_threads() -> None:
-    """Exit with status 0; the interpreter's own way would wait for every thread of a pool."""
+def end_without_waiting_for_threads(status: int = 0) -> None:
+    """Exit; the interpreter's own way would wait for every thread of a pool."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)
