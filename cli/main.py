@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 import click
 
-from core.config import DOC_KEY, ENV_KEY, Settings, load_settings
+from core.config import Settings, load_settings
 from core.errors import PillarboxError
 from core.logs import configure_logging
+from core.setting_values import DOC_KEY, ENV_KEY
 
 HIDDEN_PASSWORD = "***"  # noqa: S105 (what is shown instead of one)
 

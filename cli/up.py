@@ -24,8 +24,9 @@ from cli.file_limit import raise_open_file_limit
 from cli.listening import check_ports
 from cli.redis_server import private_redis_answers, redis_command
 from cli.supervisor import POLL_S, Program, Supervisor, child_environment, pillarbox_command
-from core.config import ENV_KEY, Settings
+from core.config import Settings
 from core.errors import ConfigurationError
+from core.setting_values import ENV_KEY
 
 REDIS_START_S = 10.0
 READY_S = 60.0

@@ -1,8 +1,8 @@
 """THE state machine: one pure function decides what becomes of a delivery after each attempt.
 
-A POST to a target is a delivery; so are an error callback and a bounce, and so will be an event webhook or an SMTP
-recipient. A transport only reports an `Outcome`; `decide` turns it into the next state; schedules and exceptions are
-data in a `Policy`.
+A POST to a target is a delivery; so are an error callback, a bounce, a recipient of a sent mail, and a batch of events
+for a webhook. A transport only reports an `Outcome`; `decide` turns it into the next state; schedules and exceptions
+are data in a `Policy`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,19 @@ class DeliveryKind(StrEnum):
     """A POST that tells of an attempt that failed (`core.services.notices`)."""
     BOUNCE = "bounce"
     """A DSN of ours, by SMTP, to the sender of a mail that the target rejected."""
+    SEND_PRIORITY = "send_priority"
+    """A customer's mail to one recipient; so are the next two. A queue for each priority (`core.sending.priority`)."""
+    SEND = "send"
+    SEND_DIGEST = "send_digest"
+    RETURNED = "returned"
+    """A mail that came to a return path of ours, to be understood."""
+    EVENTS = "events"
+    """A POST that tells a webhook what became of sent mail."""
 
 
-MAIL_KINDS = (DeliveryKind.FORWARD, DeliveryKind.BOUNCE)
+SEND_KINDS = (DeliveryKind.SEND_PRIORITY, DeliveryKind.SEND, DeliveryKind.SEND_DIGEST)
+"""Customers' mail on its way out."""
+MAIL_KINDS = (DeliveryKind.FORWARD, DeliveryKind.BOUNCE, *SEND_KINDS)
 """What goes by SMTP: statuses are its reply codes, and hosts are slower than URLs."""
 RECEIVED_KINDS = (DeliveryKind.INBOUND, DeliveryKind.FORWARD)
 """Received mail on its way to its target: what customers see as incoming statuses."""
@@ -45,6 +55,10 @@ class DeliveryState(StrEnum):
     EXHAUSTED = "exhausted"
     QUARANTINED = "quarantined"
     """A rule or a check holds it."""
+    SUPPRESSED = "suppressed"
+    """Never sent: its recipient is on a suppression list."""
+    CANCELLED = "cancelled"
+    """Taken back before its time had come."""
     DEFERRED = "deferred"
     """The sender of an inline mail was told to come again, and keeps it until then."""
 
@@ -57,6 +71,12 @@ class Verdict(StrEnum):
     PERMANENT = "permanent"
     HELD = "held"
     """No attempt was made: a rule or a check says that it must not be, for now."""
+    SUPPRESSED = "suppressed"
+    """No attempt was made: the recipient has come onto a suppression list."""
+
+
+UNMADE = (Verdict.HELD, Verdict.SUPPRESSED)
+"""Verdicts without an attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +198,8 @@ def decide(progress: Progress, outcome: Outcome, policy: Policy, now_ms: int, ch
         return Decision(DeliveryState.REJECTED)
     if outcome.verdict is Verdict.HELD:
         return Decision(DeliveryState.QUARANTINED)
+    if outcome.verdict is Verdict.SUPPRESSED:
+        return Decision(DeliveryState.SUPPRESSED)
     if policy.is_retried_by_sender:
         return Decision(DeliveryState.DEFERRED)
     return _postpone(progress, outcome, policy, now_ms, chance)

@@ -1,13 +1,17 @@
-"""How the text of an environment variable becomes the value of a setting; errors name the variable and the cure."""
+"""Fields that are settings, and how the text of a variable becomes a value; errors name the variable and the cure."""
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass
+import ipaddress
+from dataclasses import Field, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigurationError
 
+ENV_KEY = "env"
+DOC_KEY = "doc"
+DEFAULT_DOMAIN = "pillarbox.test"
 ZERO_KEY = "zero"
 """In a field's metadata: 0 is a value too, and means "no limit" or "off"."""
 MAX_COUNT_DIGITS = 9
@@ -32,6 +36,16 @@ class Listen:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def setting(env: str, default: Any, doc: str) -> Any:
+    """A field that is read from a variable."""
+    return field(default=default, metadata={ENV_KEY: env, DOC_KEY: doc})
+
+
+def limit(env: str, default: int, doc: str) -> Any:
+    """A number for which 0 means "no limit" or "off"."""
+    return field(default=default, metadata={ENV_KEY: env, DOC_KEY: doc, ZERO_KEY: True})
 
 
 def read_value(name: str, text: str, entry: Field[Any]) -> Any:
@@ -78,3 +92,12 @@ def read_listen(name: str, text: str) -> Listen:
     if not colon or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536 or not host:
         raise ConfigurationError(f"{name}: {text[:80]!r} is not `host:port`, such as 127.0.0.1:2525")
     return Listen(host.strip("[]"), int(port))
+
+
+def read_addresses(name: str, text: str) -> tuple[str, ...]:
+    """Read IP addresses between commas. Raises `ConfigurationError`."""
+    given = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return tuple(str(ipaddress.ip_address(part)) for part in given)
+    except ValueError as error:
+        raise ConfigurationError(f"{name}: {text[:80]!r} is not a list of IP addresses with commas between") from error

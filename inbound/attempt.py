@@ -17,8 +17,8 @@ from core.errors import StorageUnavailable
 from core.netguard import is_mailbox
 from core.object_stores import StoreFailed
 from core.rules import JudgedAction, Judgement
-from core.services.claims import ClaimedDelivery
-from core.services.recording import FinishedAttempt
+from core.services.leases import FinishedAttempt
+from core.services.received import ClaimedDelivery, FinishedMail
 from core.store.blobs import INLINE_LIMIT, BlobStore
 from core.verdicts import Verdicts
 from inbound.bounce import Bouncer
@@ -211,7 +211,7 @@ class InboundAttempt:
         return self._blobs.get(delivery.blob_key)
 
     def _finished(self, found: _Findings, outcome: Outcome) -> FinishedAttempt:
-        return FinishedAttempt(
+        return FinishedMail(
             delivery=found.delivery,
             outcome=outcome,
             body_text=found.text,

@@ -11,7 +11,7 @@ from core.config import Settings
 from core.delivery import Outcome
 from core.dsn import DsnReport, FailedRecipient, compose_dsn, may_bounce
 from core.ids import new_time_ordered_id
-from core.services.claims import ClaimedDelivery
+from core.services.received import ClaimedDelivery
 from inbound.reading.trace import is_automatic
 
 SEARCHED_BYTES = 64 * 1024

@@ -18,9 +18,9 @@ from core.clock import Clock
 from core.delivery import Outcome, Verdict, our_fault
 from core.ids import new_time_ordered_id
 from core.routing import Route
-from core.services.claims import ClaimedDelivery
+from core.services.leases import FinishedAttempt
 from core.services.notices import ErrorReport, read_report
-from core.services.recording import FinishedAttempt
+from core.services.received import ClaimedDelivery
 from core.verdicts import SpfVerdict
 from inbound.forward import Forwarder, Post
 

@@ -9,7 +9,7 @@ from core.address_settings import AddressSettings, StoredFormat
 from core.config import Settings
 from core.envelope import Envelope
 from core.formats import TargetFormat
-from core.services.claims import ClaimedDelivery
+from core.services.received import ClaimedDelivery
 from inbound.authentication import results_header, with_trace, without_forged
 from inbound.inspection import Reader
 from inbound.payloads import RenderOptions, render

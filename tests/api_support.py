@@ -16,8 +16,10 @@ from core.ids import new_time_ordered_id
 from core.routing import Route
 from core.services.acceptance import AcceptedMail, store_accepted
 from core.services.accounts import NewAccount
-from core.services.claims import Claim, ClaimedDelivery, ClaimRequest, claim
-from core.services.recording import FinishedAttempt, record
+from core.services.claims import Claim, ClaimRequest, claim
+from core.services.leases import FinishedAttempt
+from core.services.received import ClaimedDelivery, load_received
+from core.services.recording import record
 from core.store.db import Database
 from tests.conftest import NOW_MS
 from web.app import create_app
@@ -93,7 +95,7 @@ class Api:
         """Take what is due into work, as a worker does."""
         request = ClaimRequest(DeliveryKind.INBOUND, 50, 50, 50, {"https://example.com:443"}, ATTEMPT_LIMIT_MS)
         with self.database.transaction():
-            taken: Claim = claim(self.database, request, self.now_ms)
+            taken: Claim[ClaimedDelivery] = claim(self.database, request, load_received, self.now_ms)
         return taken.deliveries
 
     def finish(self, delivery: ClaimedDelivery, status: int, response: str | None = None) -> None:
@@ -102,7 +104,7 @@ class Api:
         verdict: Verdict = http_verdict(status)
         outcome = Outcome(verdict, status, self.now_ms, 153, error, response)
         with self.database.transaction():
-            record(self.database, [FinishedAttempt(delivery, outcome, None)], HTTP_POLICY, self.now_ms)
+            record(self.database, [FinishedAttempt(delivery, outcome)], HTTP_POLICY, self.now_ms)
 
     def receive_and_attempt(self, address_id: str, status: int, **mail: Any) -> str:
         """Accept a message and attempt it once, with that result."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from core.clock import Clock
 from core.config import load_settings
 from core.delivery import Outcome
-from core.services.claims import ClaimedDelivery
+from core.services.received import ClaimedDelivery
 from core.store.blobs import BlobStore
 from core.store.db import Database
 from inbound.attempt import ForwardMail, InboundAttempt

@@ -15,7 +15,9 @@ from tests.postgres_server import running_postgres
 NOW_MS = 1_790_000_000_000
 """The moment at which most tests happen."""
 TABLES = (
-    "account, credential, address, custom_domain, message, raw_message, delivery, attempt, target_health, rule, secret"
+    "account, credential, address, custom_domain, message, raw_message, delivery, attempt, target_health, rule, "
+    "secret, sending_domain, domain_key, sent_message, webhook, event, suppression, soft_bounce, layout, "
+    "idempotency, send_rate, send_tally, tracking_hit"
 )
 
 

@@ -13,8 +13,10 @@ from core.netguard import target_host
 from core.routing import Route
 from core.services.acceptance import store_accepted
 from core.services.accounts import NewAccount
-from core.services.claims import Claim, ClaimedDelivery, ClaimRequest, claim
-from core.services.recording import FinishedAttempt, record
+from core.services.claims import Claim, ClaimRequest, claim
+from core.services.leases import FinishedAttempt
+from core.services.received import ClaimedDelivery, FinishedMail, load_received
+from core.services.recording import record
 from core.store.db import Database, Row
 from core.store.models import Address
 from tests.api_support import accepted_mail
@@ -67,9 +69,9 @@ class Deliveries:
             rows = dict(self.database.execute("SELECT message_id, id FROM delivery"))
         return [rows[mail.message_id] for mail in mails]
 
-    def claim(self, now_ms: int = NOW_MS, **changes: Any) -> Claim:
+    def claim(self, now_ms: int = NOW_MS, **changes: Any) -> Claim[ClaimedDelivery]:
         """Claim once, as a worker of 64 threads that knows every host."""
-        return claim(self.database, claim_request(**changes), now_ms)
+        return claim(self.database, claim_request(**changes), load_received, now_ms)
 
     def record(
         self, claimed: ClaimedDelivery, status: int, now_ms: int = NOW_MS, policy: Policy = HTTP_POLICY, **fields: Any
@@ -116,4 +118,4 @@ def finished(claimed: ClaimedDelivery, status: int, now_ms: int = NOW_MS, **fiel
     """An attempt with this answer; `fields` are an Outcome's."""
     body_text = fields.pop("body_text", None)
     made = Outcome(http_verdict(status), status, now_ms, fields.pop("duration_ms", 50), **fields)
-    return FinishedAttempt(claimed, made, body_text)
+    return FinishedMail(claimed, made, body_text=body_text)

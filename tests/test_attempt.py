@@ -12,7 +12,7 @@ import pytest
 from core.delivery import RESPONSE_EXCERPT_BYTES, Verdict
 from core.netguard import LOOPBACK, TargetPolicy
 from core.services.accounts import create_account
-from core.services.claims import ClaimedDelivery
+from core.services.received import ClaimedDelivery
 from core.store.blobs import INLINE_LIMIT, DiskBlobs
 from core.store.db import Database
 from inbound.attempt import InboundAttempt, MemoryBudget

@@ -16,6 +16,7 @@ from core.netguard import target_host
 from core.services import claims
 from core.services.accounts import NewAccount
 from core.services.claims import Claim, claim, has_due, lease_token, release
+from core.services.received import load_received
 from core.services.recording import record
 from core.store.db import Database
 from tests.conftest import NOW_MS
@@ -107,7 +108,7 @@ def drain_with(url: str, found: Callable[[str], object], barrier: object) -> Non
     barrier.wait()  # type: ignore[attr-defined]
     empty = 0
     while empty < 2:
-        taken = ids(claim(database, claim_request(free_places=4, host_concurrency=10_000), NOW_MS))
+        taken = ids(claim(database, claim_request(free_places=4, host_concurrency=10_000), load_received, NOW_MS))
         empty = 0 if taken else empty + 1
         for delivery_id in taken:
             found(delivery_id)
@@ -370,6 +371,6 @@ def test_recording_makes_room_for_the_same_host_in_the_same_transaction(mail: De
     first = mail.claim(host_concurrency=2).deliveries
     with mail.database.transaction():
         record(mail.database, [finished(entry, 200) for entry in first], HTTP_POLICY, NOW_MS)
-        second = claim(mail.database, claim_request(host_concurrency=2), NOW_MS + SECOND_MS).deliveries
+        second = claim(mail.database, claim_request(host_concurrency=2), load_received, NOW_MS + SECOND_MS).deliveries
     assert len(second) == 2
     assert not {entry.delivery_id for entry in first} & {entry.delivery_id for entry in second}

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from core.config import DOC_KEY, ENV_KEY, Settings
+from core.config import Settings
 from core.services.accounts import authenticates
+from core.setting_values import DOC_KEY, ENV_KEY
 from core.store.db import Database
 from tests.up_process import PILLARBOX, clean_environment
 

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import InvalidField
+from core.sending.priority import Priority
 from inbound.reading.parse import parse_message
 from outbound.composing.compose import ComposeOptions, compose
-from outbound.composing.control_headers import Control, Priority, take_control_headers, take_draft_control
+from outbound.composing.control_headers import Control, take_control_headers, take_draft_control
 from outbound.composing.drafts import MessageDraft
 from outbound.composing.list_unsubscribe import (
     fields_with_list_unsubscribe,

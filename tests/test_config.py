@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from core.config import DOC_KEY, ENV_KEY, UNIX_SOCKET_PATH_LIMIT, Settings, load_settings, private_redis_socket
+from core.config import UNIX_SOCKET_PATH_LIMIT, Settings, load_settings, private_redis_socket
 from core.errors import ConfigurationError, TargetBlocked
 from core.netguard import LOOPBACK
-from core.setting_values import ZERO_KEY, Listen
+from core.setting_values import DOC_KEY, ENV_KEY, ZERO_KEY, Listen
 
 COUNTS = [
     entry.metadata[ENV_KEY]

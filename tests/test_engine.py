@@ -21,13 +21,14 @@ from structlog.testing import capture_logs
 
 from core.delivery import HTTP_POLICY, DeliveryKind
 from core.services.accounts import create_account
-from core.services.claims import ClaimedDelivery
-from core.services.recording import FinishedAttempt
+from core.services.leases import FinishedAttempt
+from core.services.notices import follow_received
+from core.services.received import ClaimedDelivery, load_received
 from core.store.db import Database
 from tests.conftest import NOW_MS
 from tests.deliveries import LEASE_MS, Deliveries, finished
 from workers import engine as engine_module
-from workers.engine import Engine, EngineLimits
+from workers.engine import Engine, EngineLimits, Line
 
 TARGET = "https://one.example/in"
 OTHER = "https://two.example/in"
@@ -133,7 +134,7 @@ def start(mail: Deliveries, desk: Desk, clock: Clock) -> Iterator[Callable[..., 
 
     def begin(threads: int = 8, host_concurrency: int = 8) -> Engine:
         limits = EngineLimits(DeliveryKind.INBOUND, threads, host_concurrency, LEASE_MS - 15_000)
-        engine = Engine(mail.database, desk, limits, HTTP_POLICY, clock)
+        engine = Engine(mail.database, Line(desk, HTTP_POLICY, load_received, follow_received), limits, clock)
         engine.start()
         started.append(engine)
         return engine
@@ -362,9 +363,9 @@ FAILING_CLERK = """
 import sys, time
 from core.delivery import HTTP_POLICY, DeliveryKind
 from core.store.db import Database
-from workers.engine import Engine, EngineLimits
+from workers.engine import Engine, EngineLimits, Line
 limits = EngineLimits(DeliveryKind.INBOUND, 4, 4, 1000)
-engine = Engine(Database(sys.argv[1]), None, limits, HTTP_POLICY, lambda: 1 // 0)
+engine = Engine(Database(sys.argv[1]), Line(None, HTTP_POLICY, None, None), limits, lambda: 1 // 0)
 engine.start()
 engine.drain(30)
 time.sleep(30)

@@ -24,8 +24,11 @@ from core.services.acceptance import AcceptedMail, DeliveryPlan, store_accepted
 from core.services.accounts import create_account
 from core.services.addresses import AddressDraft, create_address, update_address
 from core.services.arrivals import ArrivalKind, arrive
-from core.services.claims import ClaimedDelivery, claim
-from core.services.recording import FinishedAttempt, record
+from core.services.claims import claim
+from core.services.leases import FinishedAttempt
+from core.services.notices import follow_received
+from core.services.received import ClaimedDelivery, FinishedMail, load_received
+from core.services.recording import record
 from core.services.replay import Wish, replay_one
 from core.store.blobs import DiskBlobs
 from core.store.db import Database
@@ -58,7 +61,7 @@ from tests.test_doorbell import running_redis
 from tests.test_mx_forward import ENVELOPE, FORWARD, OURS, SRS
 from workers import worker as worker_module
 from workers.doorbell import open_redis
-from workers.engine import Engine, EngineLimits
+from workers.engine import Engine, EngineLimits, Line
 
 TARGET = "https://one.example/in"
 MAILBOX = "mailto:user@forwards.example"
@@ -263,7 +266,9 @@ def test_a_full_engine_of_a_side_kind_does_not_hold_up_the_jobs_of_mail(
     monkeypatch.setattr(worker_module, "answer_with", answers.append)
     sqlite_mail.accept(MAILBOX, 3)
     limits = EngineLimits(DeliveryKind.FORWARD, threads=1, host_concurrency=8, attempt_limit_ms=315_000)
-    engine = Engine(sqlite_mail.database, hangs, limits, SMTP_POLICY, lambda: NOW_MS)
+    engine = Engine(
+        sqlite_mail.database, Line(hangs, SMTP_POLICY, load_received, follow_received), limits, lambda: NOW_MS
+    )
     engine.start()
     with running_redis(tmp_path / "redis") as url:
         worker_module._work_until_stopped({DeliveryKind.FORWARD: engine}, open_redis(url), 1)
@@ -369,7 +374,7 @@ def bouncing(mail: Deliveries, tmp_path: Path, settings: AddressSettings) -> Cal
         mail.execute("DELETE FROM target_health")
         (claimed,) = mail.claim().deliveries
         outcome = Outcome(Verdict.PERMANENT, 422, NOW_MS, 50)
-        finished = FinishedAttempt(claimed, outcome, bounce=bouncer.compose(claimed, b"Subject: x\r\n\r\n", outcome))
+        finished = FinishedMail(claimed, outcome, bounce=bouncer.compose(claimed, b"Subject: x\r\n\r\n", outcome))
         with mail.database.transaction():
             record(mail.database, [finished], HTTP_POLICY, NOW_MS)
         return finished
@@ -400,7 +405,9 @@ def test_one_row_that_cannot_be_read_does_not_end_the_clerk_of_every_worker(mail
     mail.accept("https://two.example/in")
     # Written by a newer version, which was then taken back; or while nodes are upgraded one by one.
     mail.execute("UPDATE address SET settings = ? WHERE id = ?", ('{"mode": "digest"}', mail.address(TARGET)))
-    claimed = claim(mail.database, claim_request(), NOW_MS).deliveries  # raises: `Engine._run` ends the process
+    claimed = claim(
+        mail.database, claim_request(), load_received, NOW_MS
+    ).deliveries  # raises: `Engine._run` ends the process
     assert [delivery.target for delivery in claimed] == ["https://two.example/in"]
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from core.config import ENV_KEY, Settings, load_settings
+from core.config import Settings, load_settings
+from core.setting_values import ENV_KEY
 from tests.http_target import running_target
 from tests.ports import free_port
 from tests.programs import need_program

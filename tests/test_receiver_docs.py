@@ -7,9 +7,10 @@ import subprocess
 from dataclasses import fields
 from pathlib import Path
 
-from core.config import ENV_KEY, Settings
+from core.config import Settings
 from core.loop_mark import FORWARDED_HEADER
 from core.routing import Refusal
+from core.setting_values import ENV_KEY
 from inbound.smtp.replies import (
     Reply,
     accepted,

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from core.address_settings import AddressSettings, FailAction, OnScannerFailure
-from core.config import ENV_KEY, Settings
+from core.config import Settings
+from core.setting_values import ENV_KEY
 from inbound.scanning.availability import PING_TIMEOUT_S, REMINDER_INTERVAL_S, REST_S
 from inbound.scanning.endpoint import CONNECT_TIMEOUT_S
 from inbound.scanning.reverse_names import LOOKUP_TIMEOUT_S

@@ -14,6 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Generic
 
 import structlog
 
@@ -21,8 +22,9 @@ from core.clock import Clock
 from core.delivery import DeliveryKind, Policy, Verdict, our_fault
 from core.errors import StorageUnavailable
 from core.ids import new_worker_id
-from core.services.claims import Claim, ClaimedDelivery, ClaimRequest, claim, lease_token
-from core.services.recording import FinishedAttempt, record
+from core.services.claims import Claim, ClaimRequest, claim, lease_token
+from core.services.leases import FinishedAttempt, Follow, Leased, Loader
+from core.services.recording import record
 from core.store.db import Database
 
 BATCH_PAUSE_S = 0.005
@@ -33,8 +35,16 @@ PROVEN_HOSTS = 10_000
 
 log = structlog.get_logger("worker")
 
-Attempt = Callable[[ClaimedDelivery], FinishedAttempt]
-"""Makes one attempt; never raises."""
+
+@dataclass(frozen=True, slots=True)
+class Line(Generic[Leased]):
+    """How deliveries of one kind are made."""
+
+    attempt: Callable[[Leased], FinishedAttempt]
+    """Makes one; should not raise."""
+    policy: Policy
+    load: Loader[Leased]
+    follow: Follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +58,13 @@ class EngineLimits:
     worker_id: str = field(default_factory=new_worker_id)
 
 
-class Engine:
+class Engine(Generic[Leased]):
     """Claims, attempts and records deliveries of one kind."""
 
-    def __init__(
-        self, database: Database, attempt: Attempt, limits: EngineLimits, policy: Policy, clock: Clock
-    ) -> None:
+    def __init__(self, database: Database, line: Line[Leased], limits: EngineLimits, clock: Clock) -> None:
         self._database = database
-        self._attempt = attempt
+        self._line = line
         self._limits = limits
-        self._policy = policy
         self._clock = clock
         self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="attempt")
         lock = threading.Lock()
@@ -177,7 +184,7 @@ class Engine:
             return False
         try:
             with self._database.transaction():
-                record(self._database, finished, self._policy, now_ms)
+                self._write_down(finished, now_ms)
         except StorageUnavailable:
             raise
         except Exception:
@@ -186,20 +193,20 @@ class Engine:
         self._forget(finished)
         return True
 
-    def _claim(self, had_finished: bool, now_ms: int) -> Claim | None:
+    def _claim(self, had_finished: bool, now_ms: int) -> Claim[Leased] | None:
         """Claim what fits beside what is in flight, if anybody asked, or something waits for a host to be free."""
         free = self._limits.threads - self._in_flight
         has_reason = self._is_wanted or (self._is_blocked and had_finished)
         if self._is_stopping or free <= 0 or not has_reason:
             return None
-        return claim(self._database, self._claim_request(free), now_ms)
+        return claim(self._database, self._claim_request(free), self._line.load, now_ms)
 
     def _record_one_by_one(self, finished: list[FinishedAttempt], now_ms: int) -> None:
         """An attempt whose delivery was deleted meanwhile must not hold up the records of the others."""
         for entry in finished:
             try:
                 with self._database.transaction():
-                    record(self._database, [entry], self._policy, now_ms)
+                    self._write_down([entry], now_ms)
             except StorageUnavailable:
                 raise
             except Exception:
@@ -211,11 +218,14 @@ class Engine:
         outcome = replace(entry.outcome, error=None, response=None, refusal_text=None)
         try:
             with self._database.transaction():
-                record(self._database, [FinishedAttempt(entry.delivery, outcome)], self._policy, now_ms)
+                self._write_down([FinishedAttempt(entry.delivery, outcome)], now_ms)
         except StorageUnavailable:
             raise
         except Exception:
             log.exception("it is left to its lease", delivery_id=entry.delivery.delivery_id)
+
+    def _write_down(self, finished: list[FinishedAttempt], now_ms: int) -> None:
+        record(self._database, finished, self._line.policy, now_ms, self._line.follow)
 
     def _claim_request(self, free: int) -> ClaimRequest:
         self._claims += 1
@@ -238,7 +248,7 @@ class Engine:
                 self._finished.popleft()
             self._in_flight -= len(finished)
 
-    def _account(self, claimed: Claim, wishes: int) -> None:
+    def _account(self, claimed: Claim[Leased], wishes: int) -> None:
         with self._settled:
             self._in_flight += len(claimed.deliveries)
             self._is_blocked = claimed.is_blocked
@@ -255,10 +265,10 @@ class Engine:
 
     # --- the pool -------------------------------------------------------------------------------------------------
 
-    def _work(self, delivery: ClaimedDelivery) -> None:
+    def _work(self, delivery: Leased) -> None:
         started_ms = self._clock()
         try:
-            finished = self._attempt(delivery)
+            finished = self._line.attempt(delivery)
         except Exception:
             log.exception("an attempt raised", delivery_id=delivery.delivery_id)
             finished = FinishedAttempt(delivery, our_fault(started_ms, self._clock()))

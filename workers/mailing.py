@@ -10,8 +10,8 @@ from core.delivery import OUR_ERROR, Outcome, our_fault
 from core.errors import StorageUnavailable
 from core.loop_mark import forwarded_mark
 from core.mailto import parse_mailto
-from core.services.claims import ClaimedDelivery
-from core.services.recording import FinishedAttempt
+from core.services.leases import FinishedAttempt
+from core.services.received import ClaimedDelivery
 from core.services.secrets import shared_secret
 from core.srs import SECRET_NAME, SrsRewriter
 from core.store.blobs import BlobStore

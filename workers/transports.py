@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from core.clock import SECOND_MS, Clock
 from core.config import Settings
 from core.delivery import HTTP_POLICY, DeliveryKind, Policy
+from core.services.leases import FinishedAttempt
+from core.services.notices import follow_received
+from core.services.received import ClaimedDelivery, load_received
 from core.store.blobs import BlobStore, open_blobs
 from core.store.db import Database
 from inbound.attempt import InboundAttempt
@@ -20,7 +25,7 @@ from inbound.storing import open_storing
 from outbound.mx import MxTransport
 from outbound.policy import SMTP_POLICY
 from outbound.timing import Timeouts
-from workers.engine import Attempt
+from workers.engine import Line
 from workers.mailing import BounceAttempt, Mailing, open_transport
 
 FORWARD_THREADS = 16
@@ -33,10 +38,9 @@ STORES = 2
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """How deliveries of one kind are made."""
+    """How deliveries of one kind are made, and how many at once."""
 
-    attempt: Attempt
-    policy: Policy
+    line: Line[Any]
     threads: int
     attempt_limit_ms: int
     """The longest an attempt may take: leases are longer."""
@@ -53,15 +57,22 @@ def open_transports(settings: Settings, database: Database, clock: Clock) -> dic
     mailing_ms = int(Timeouts().total_s * SECOND_MS)
     preparing_ms = int(preparing_s * SECOND_MS)
     return {
-        DeliveryKind.INBOUND: Transport(attempt, HTTP_POLICY, settings.worker_threads, posting_ms + preparing_ms),
-        DeliveryKind.FORWARD: Transport(attempt, SMTP_POLICY, FORWARD_THREADS, mailing_ms + preparing_ms),
+        DeliveryKind.INBOUND: Transport(
+            _line(attempt, HTTP_POLICY), settings.worker_threads, posting_ms + preparing_ms
+        ),
+        DeliveryKind.FORWARD: Transport(_line(attempt, SMTP_POLICY), FORWARD_THREADS, mailing_ms + preparing_ms),
         DeliveryKind.ERROR_CALLBACK: Transport(
-            ErrorCallbackAttempt(forwarder, clock), HTTP_POLICY, NOTICE_THREADS, posting_ms
+            _line(ErrorCallbackAttempt(forwarder, clock), HTTP_POLICY), NOTICE_THREADS, posting_ms
         ),
         DeliveryKind.BOUNCE: Transport(
-            BounceAttempt(mail, blobs, settings.mx_hostname, clock), SMTP_POLICY, NOTICE_THREADS, mailing_ms
+            _line(BounceAttempt(mail, blobs, settings.mx_hostname, clock), SMTP_POLICY), NOTICE_THREADS, mailing_ms
         ),
     }
+
+
+def _line(attempt: Callable[[ClaimedDelivery], FinishedAttempt], policy: Policy) -> Line[ClaimedDelivery]:
+    """Of received mail, and of what follows from it."""
+    return Line(attempt, policy, load_received, follow_received)
 
 
 def _received(

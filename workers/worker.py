@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import redis
 import structlog
@@ -32,7 +33,7 @@ LONGEST_REDIS_WAIT_S = 2.0
 WORKER_TTL_S = 30
 """How long a worker that was killed stays in RQ's register."""
 ROLL_FOLDER = "workers"
-SECONDARY_KINDS = (DeliveryKind.FORWARD, DeliveryKind.ERROR_CALLBACK, DeliveryKind.BOUNCE)
+SECONDARY_KINDS = tuple(kind for kind in DeliveryKind if kind is not DeliveryKind.INBOUND)
 SIDE_DOOR_S = 1.0
 """How long one wait at a side door lasts; a client of ours waits two seconds for Redis at most."""
 
@@ -43,7 +44,7 @@ class DrainWorker(SimpleWorker):
     """Runs jobs in its own process: a fork for each would cost more than the work."""
 
     max_connection_wait_time = LONGEST_REDIS_WAIT_S
-    engines: tuple[Engine, ...] = ()
+    engines: tuple[Engine[Any], ...] = ()
     is_asked_to_stop = False
 
     def handle_warm_shutdown_request(self) -> None:
@@ -62,7 +63,7 @@ def run_worker(settings: Settings, database: Database) -> None:
     _release_leases_of_the_dead(roll, database)
     for engine in engines.values():
         engine.start()
-    for kind in SECONDARY_KINDS:
+    for kind in engines.keys() & set(SECONDARY_KINDS):
         SideDoor(engines[kind], open_redis(settings.redis_location), kind).start()
     presence = Presence(open_redis(settings.redis_location))  # not RQ's: that waits long for answers, this must not
     presence.start()
@@ -78,7 +79,7 @@ def run_worker(settings: Settings, database: Database) -> None:
     end_without_waiting_for_threads(0 if is_asked and not has_failed else 1)
 
 
-def _stop_all(engines: Mapping[DeliveryKind, Engine]) -> int:
+def _stop_all(engines: Mapping[DeliveryKind, Engine[Any]]) -> int:
     """End all engines within one grace; how many attempts were abandoned."""
     deadline = time.monotonic() + SHUTDOWN_S
     for engine in engines.values():
@@ -86,7 +87,7 @@ def _stop_all(engines: Mapping[DeliveryKind, Engine]) -> int:
     return sum(engine.stop(max(0.0, deadline - time.monotonic())) for engine in engines.values())
 
 
-def _work_until_stopped(engines: Mapping[DeliveryKind, Engine], connection: redis.Redis, threads: int) -> bool:
+def _work_until_stopped(engines: Mapping[DeliveryKind, Engine[Any]], connection: redis.Redis, threads: int) -> bool:
     """Take jobs; returns whether somebody asked for the end. RQ's worker also ends when Redis does during a job."""
     doors = {kind: Door(connection, kind) for kind in engines}
 
@@ -137,7 +138,7 @@ def _release_leases_of_the_dead(roll: WorkerRoll, database: Database) -> None:
     database.close()  # the connection of this thread; the clerk has its own
 
 
-def drain_and_attend(engine: Engine, door: Door) -> None:
+def drain_and_attend(engine: Engine[Any], door: Door) -> None:
     """Deliver what is due and what comes meanwhile, until it is quiet; after a while let RQ take a breath."""
     deadline = time.monotonic() + DRAIN_LIMIT_S
     door.answer()
@@ -148,12 +149,12 @@ def drain_and_attend(engine: Engine, door: Door) -> None:
 
 
 class SideDoor(threading.Thread):
-    """Attends for a kind that has few deliveries, beside the jobs: those may be busy with mail for half a minute.
+    """Attends for one kind, beside the jobs: those may be busy with received mail for half a minute.
 
     A ring then needs no job. When Redis is away it waits; the scheduler's job, or the next ring, comes later.
     """
 
-    def __init__(self, engine: Engine, connection: redis.Redis, kind: DeliveryKind) -> None:
+    def __init__(self, engine: Engine[Any], connection: redis.Redis, kind: DeliveryKind) -> None:
         super().__init__(name=f"side-door-{kind}", daemon=True)
         self._engine = engine
         self._door = Door(connection, kind)
@@ -168,12 +169,12 @@ class SideDoor(threading.Thread):
                 time.sleep(SIDE_DOOR_S)
 
 
-def build_engines(settings: Settings, database: Database, worker_id: str) -> dict[DeliveryKind, Engine]:
+def build_engines(settings: Settings, database: Database, worker_id: str) -> dict[DeliveryKind, Engine[Any]]:
     """The engines that the settings describe, one for each kind of delivery. Raises `ConfigurationError`."""
     return {
         kind: Engine(
             database,
-            transport.attempt,
+            transport.line,
             EngineLimits(
                 kind=kind,
                 threads=transport.threads,
@@ -181,7 +182,6 @@ def build_engines(settings: Settings, database: Database, worker_id: str) -> dic
                 attempt_limit_ms=transport.attempt_limit_ms,
                 worker_id=worker_id,
             ),
-            transport.policy,
             system_clock,
         )
         for kind, transport in open_transports(settings, database, system_clock).items()

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from core.addresses import normalise_domain
 from core.authentication.dmarc_record import organizational_domain
 from core.clock import to_datetime
+from core.config import Settings
 from core.errors import InvalidField
 from core.mta_sts import DnsRecord
 
@@ -90,6 +91,13 @@ class SendingHosts:
     """The addresses that mail leaves from, as others see them; empty where the operator has not named them."""
     report_address: str | None = None
     """A mailbox for DMARC reports."""
+
+
+def sending_hosts(settings: Settings) -> SendingHosts:
+    """The gateway's names, as it is configured."""
+    return SendingHosts(
+        settings.return_path_host, settings.mx_hostname, settings.sending_addresses, settings.dmarc_reports or None
+    )
 
 
 def new_key(algorithm: KeyAlgorithm = KeyAlgorithm.RSA) -> KeyPair:

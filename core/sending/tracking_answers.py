@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import StrEnum
 from typing import Final
 
 from core.sending.tracking_hits import Hit
@@ -60,7 +60,7 @@ def unknown_link_response() -> TrackingResponse:
     return TrackingResponse(404, _UNCACHED | headers, b"This link is damaged or does not come from us.\n")
 
 
-class PrivacySignals(Enum):
+class PrivacySignals(StrEnum):
     """What becomes of a hit whose browser asks not to be tracked (`DNT: 1`, `Sec-GPC: 1`)."""
 
     IGNORE = "ignore"

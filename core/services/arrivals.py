@@ -8,7 +8,7 @@ from enum import Enum, auto
 from core.delivery import DeliveryState
 from core.errors import StorageUnavailable
 from core.services.acceptance import AcceptedMail, EarlierDelivery, find_earlier, insert, plan_deliveries
-from core.services.claims import ClaimedDelivery, load
+from core.services.received import ClaimedDelivery, load_received
 from core.store.db import Database
 
 _LEASE_AGAIN = """
@@ -63,7 +63,7 @@ def arrive(database: Database, mail: AcceptedMail, now_ms: int) -> Arrival:
             delivery_id, is_stored_now = earlier.delivery_id, False
         else:
             return _known(database, earlier, now_ms)
-        loaded = load(database, [delivery_id], token, now_ms)
+        loaded = load_received(database, [delivery_id], token, now_ms)
         if not loaded:
             raise StorageUnavailable(f"{delivery_id} cannot be read")
         (claimed,) = loaded

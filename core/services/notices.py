@@ -14,7 +14,8 @@ import orjson
 from core.delivery import RECEIVED_KINDS, DeliveryKind, DeliveryState, Outcome, Verdict
 from core.ids import new_time_ordered_id
 from core.netguard import MAILTO, target_host
-from core.services.claims import ClaimedDelivery
+from core.services.leases import RecordedAttempt
+from core.services.received import ClaimedDelivery, FinishedMail, save_findings
 from core.store.db import Database, Row
 
 _INSERT_MESSAGE = """
@@ -54,6 +55,24 @@ class Failure:
     state: DeliveryState
     bounce: bytes | None
     """The DSN to send if this is the end, composed where the message was at hand."""
+
+
+def follow_received(database: Database, recorded: Sequence[RecordedAttempt], now_ms: int) -> None:
+    """What follows from attempts at received mail: findings are kept, failures told. Inside a transaction."""
+    save_findings(database, recorded)
+    failures = [failure for entry in recorded if (failure := _failure(entry)) is not None]
+    if failures:
+        insert_notices(database, failures, now_ms)
+
+
+def _failure(recorded: RecordedAttempt) -> Failure | None:
+    """Only what counts: an outcome under a lost lease is somebody else's to tell."""
+    attempt = recorded.attempt
+    if attempt.outcome.verdict is Verdict.ACCEPTED or not recorded.counts:
+        return None
+    assert isinstance(attempt.delivery, ClaimedDelivery)
+    bounce = attempt.bounce if isinstance(attempt, FinishedMail) else None
+    return Failure(attempt.delivery, attempt.outcome, recorded.decision.state, bounce)
 
 
 def insert_notices(database: Database, failures: Sequence[Failure], now_ms: int) -> None:

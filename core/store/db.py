@@ -172,6 +172,11 @@ class Database:
         return _with_percent_parameters(statement) if self.is_postgres else statement
 
 
+def places(values: Sequence[object]) -> str:
+    """As many placeholders, with commas between them."""
+    return ", ".join("?" * len(values))
+
+
 @lru_cache(maxsize=512)
 def _with_rows(statement: str, count: int, width: int) -> str:
     row = f"({', '.join('?' * width)})"

@@ -26,7 +26,8 @@ from core.routing import Route
 from core.services.acceptance import DUE, AcceptedMail, drop_unless_stored
 from core.services.arrivals import Arrival, ArrivalKind, arrive
 from core.services.claims import INLINE_LEASE_PREFIX, LEASE_GRACE_MS
-from core.services.recording import FinishedAttempt, record
+from core.services.leases import FinishedAttempt
+from core.services.recording import record
 from core.store.blobs import BlobStore
 from core.store.db import Database
 from inbound.attempt import InboundAttempt

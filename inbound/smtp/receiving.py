@@ -10,7 +10,7 @@ from pathlib import Path
 from core.clock import Clock
 from core.config import Settings
 from core.delivery import DeliveryKind, Outcome
-from core.services.claims import ClaimedDelivery
+from core.services.received import ClaimedDelivery
 from core.services.routing_book import StoredAddressBook
 from core.store.blobs import open_blobs
 from core.store.db import Database

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 from core.errors import InvalidField
+from core.sending.priority import Priority
 from outbound.composing.drafts import MessageDraft
 from outbound.composing.header_writing import check_line
 from outbound.composing.raw_fields import join_message, normalise_line_ends, split_message
@@ -20,14 +20,6 @@ MAX_TAGS = 20
 MAX_TAG_LENGTH = 1_000
 """Postmark's limit."""
 MAX_LAYOUT_LENGTH = 100
-
-
-class Priority(StrEnum):
-    """How urgent a message is, in CloudMailin's words."""
-
-    STANDARD = "standard"
-    PRIORITY = "priority"
-    DIGEST = "digest"
 
 
 @dataclass(frozen=True, slots=True)

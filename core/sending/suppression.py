@@ -1,0 +1,26 @@
+"""Addresses that get no more mail, and why."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from core.addresses import parse_mailbox
+
+
+class SuppressionReason(StrEnum):
+    """Why nothing is sent to an address."""
+
+    HARD_BOUNCE = "hard_bounce"
+    SOFT_BOUNCE = "soft_bounce"
+    """Mail has ended without arriving too often in a row."""
+    COMPLAINT = "complaint"
+    UNSUBSCRIBE = "unsubscribe"
+    """The recipient wanted so."""
+    MANUAL = "manual"
+    """The customer wanted so."""
+
+
+def suppression_key(address: str) -> str:
+    """An address as lists hold it: lower case, domain as A-labels. Of no mailbox, lower case alone."""
+    mailbox = parse_mailbox(address)
+    return (mailbox.text if mailbox else address).lower()

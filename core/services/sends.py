@@ -1,0 +1,192 @@
+"""Taking responsibility for a mail to be sent: message, deliveries and first events become durable in one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+from core.clock import Clock
+from core.delivery import DeliveryKind, DeliveryState
+from core.ids import new_time_ordered_id
+from core.netguard import MAILTO, target_host
+from core.sending.events import EventDetails, EventKind, NewEvent
+from core.sending.priority import KIND_OF, Priority
+from core.sending.send_settings import SendOptions
+from core.services.events import insert_events
+from core.services.idempotency import IdempotencyClaim, keep_answer
+from core.services.send_gate import GateAnswer, GateQuestion, RecipientGate, ask_gate
+from core.store.db import Database, Row
+
+_INSERT_MESSAGE = """
+INSERT INTO message (id, mail_from, helo, remote_ip, tls_version, tls_cipher, size, md5, subject, header_from,
+                     header_message_id, received_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_INSERT_RAW = "INSERT INTO raw_message (message_id, body, blob_key) VALUES (?, ?, ?)"
+_INSERT_SENT = """
+INSERT INTO sent_message (message_id, account_id, username, sending_domain_id, header_to, header_cc, tags, metadata,
+                          stream, priority, is_test, needs_smtputf8, send_at_ms, options)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_INSERT_DELIVERY = """
+INSERT INTO delivery (id, kind, account_id, message_id, recipients, target_host, state, attempts, cycle_attempts,
+                      cycle_started_ms, due_ms, created_ms, finished_ms, last_error) VALUES {rows}"""
+_STATES = {
+    GateAnswer.ALLOW: DeliveryState.PENDING,
+    GateAnswer.HOLD: DeliveryState.QUARANTINED,
+    GateAnswer.BLOCK: DeliveryState.SUPPRESSED,
+}
+DEFAULT_STREAM = "outbound"
+"""Postmark's word for the stream of mail that belongs to none in particular."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitter:
+    """Who sends, and by which way the mail came."""
+
+    account_id: str
+    username: str
+    """Of the credential."""
+    remote_ip: str
+    helo: str = ""
+    """Empty for the API."""
+    tls_version: str | None = None
+    tls_cipher: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewSend:
+    """One message, composed and checked, about to be stored."""
+
+    message_id: str
+    """From `core.ids.new_time_ordered_id`."""
+    submitter: Submitter
+    sending_domain_id: str | None
+    mail_from: str
+    """The address of the author, or the envelope sender that the client gave: for the lists, not for the wire."""
+    recipients: tuple[str, ...]
+    """Each once: local part as written, domain as A-labels."""
+    header_from: str
+    header_to: tuple[str, ...]
+    header_cc: tuple[str, ...]
+    subject: str | None
+    header_message_id: str
+    """Without angle brackets."""
+    content: bytes | None
+    """The message, when it goes into the row; else it lies in the blob store under `message_id` already."""
+    size: int
+    md5: str
+    needs_smtputf8: bool
+    received_ms: int
+    priority: Priority = Priority.STANDARD
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    stream: str = DEFAULT_STREAM
+    is_test: bool = False
+    send_at_ms: int | None = None
+    options: SendOptions = SendOptions()
+    spam_reason: str | None = None
+    """Why a check before sending wants it held."""
+    idempotency: IdempotencyClaim | None = None
+    """What the client marked its request with, and the answer to keep for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecipient:
+    """What the gate has said of one recipient."""
+
+    delivery_id: str
+    recipient: str
+    state: DeliveryState
+    due_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSend:
+    """A message that is durable."""
+
+    message_id: str
+    kind: DeliveryKind
+    """To ring for."""
+    recipients: tuple[StoredRecipient, ...]
+
+
+def store_send(database: Database, send: NewSend, clock: Clock) -> StoredSend:
+    """Commit a message with all that belongs to it, or nothing.
+
+    Raises `StorageUnavailable`, and `core.services.idempotency.AlreadyAnswered` when its idempotency key is known.
+    """
+    now_ms = clock()
+    with database.transaction():
+        if send.idempotency is not None:
+            keep_answer(database, send.idempotency, send.message_id, now_ms)
+        answers = ask_gate(database, _question(send), now_ms)
+        planned = [(new_time_ordered_id(now_ms), answer) for answer in answers]
+        _insert_message(database, send)
+        database.execute_values(_INSERT_DELIVERY, [_delivery_row(send, *entry, now_ms) for entry in planned])
+        insert_events(database, _first_events(send, planned, now_ms), now_ms)
+    stored = tuple(
+        StoredRecipient(delivery_id, answer.recipient, _STATES[answer.answer], answer.due_ms)
+        for delivery_id, answer in planned
+    )
+    return StoredSend(send.message_id, KIND_OF[send.priority], stored)
+
+
+def _question(send: NewSend) -> GateQuestion:
+    return GateQuestion(
+        account_id=send.submitter.account_id,
+        sending_domain_id=send.sending_domain_id,
+        recipients=send.recipients,
+        priority=send.priority,
+        earliest_ms=max(send.received_ms, send.send_at_ms or 0),
+        spam_reason=send.spam_reason,
+    )
+
+
+def _insert_message(database: Database, send: NewSend) -> None:
+    by = send.submitter
+    database.execute(
+        _INSERT_MESSAGE,
+        (
+            send.message_id, send.mail_from, by.helo, by.remote_ip, by.tls_version, by.tls_cipher, send.size, send.md5,
+            send.subject, send.header_from, send.header_message_id, send.received_ms,
+        ),
+    )  # fmt: skip
+    blob_key = send.message_id if send.content is None else None
+    database.execute(_INSERT_RAW, (send.message_id, send.content, blob_key))
+    database.execute(
+        _INSERT_SENT,
+        (
+            send.message_id, by.account_id, by.username, send.sending_domain_id, _json(list(send.header_to)),
+            _json(list(send.header_cc)), _json(list(send.tags)), _json(dict(send.metadata)), send.stream,
+            send.priority, send.is_test, send.needs_smtputf8, send.send_at_ms, send.options.to_json(),
+        ),
+    )  # fmt: skip
+
+
+def _delivery_row(send: NewSend, delivery_id: str, gate: RecipientGate, now_ms: int) -> Row:
+    is_over = gate.answer is GateAnswer.BLOCK
+    return (
+        delivery_id, KIND_OF[send.priority], send.submitter.account_id, send.message_id, _json([gate.recipient]),
+        target_host(f"{MAILTO}:{gate.recipient}"), _STATES[gate.answer], 0, 0, max(now_ms, gate.due_ms), gate.due_ms,
+        now_ms, now_ms if is_over else None, gate.details.reason if gate.answer is not GateAnswer.ALLOW else None,
+    )  # fmt: skip
+
+
+def _first_events(send: NewSend, planned: Sequence[tuple[str, RecipientGate]], now_ms: int) -> list[NewEvent]:
+    events = []
+    for delivery_id, gate in planned:
+        told = [(EventKind.REGISTRATION, EventDetails(is_test=send.is_test or None))]
+        if gate.kind is not None:
+            told.append((gate.kind, gate.details))
+        events += [
+            NewEvent(
+                kind, send.submitter.account_id, send.sending_domain_id, send.message_id, delivery_id, gate.recipient,
+                now_ms, details,
+            )
+            for kind, details in told
+        ]  # fmt: skip
+    return events
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode()
