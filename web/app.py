@@ -14,7 +14,20 @@ from core.delivery import DeliveryKind
 from core.mx_check import mx_check_for
 from core.store.blobs import open_blobs
 from core.store.db import Database
-from web.api import addresses, custom_domains, incoming_statuses, rules
+from web.api import (
+    addresses,
+    credentials,
+    custom_domains,
+    incoming_statuses,
+    layouts,
+    messages,
+    outbound_messages,
+    rules,
+    sending_domains,
+    sending_health,
+    suppressions,
+    webhooks,
+)
 from web.auth import SECURITY_SCHEMES
 from web.context import EXTENSION, Context
 from web.errors import Error, from_validation, handle_errors
@@ -25,10 +38,15 @@ from web.reference import reference
 from web.requests import MAX_BODY_BYTES, JsonRequest
 from web.stored import stored
 from web.test_targets import targets
+from web.tracking import tracking
 
+RESOURCES = (
+    *(addresses, custom_domains, incoming_statuses, rules),
+    *(messages, outbound_messages, layouts, sending_domains, suppressions, webhooks, sending_health, credentials),
+)
 DESCRIPTION = (
-    "Receive email as HTTP POSTs. Every error is JSON with `status` and `error`; times are RFC 3339 in UTC; lists are "
-    "newest first, and their `Link` header leads to the next page."
+    "Receive email as HTTP POSTs, send email by HTTP. Every error is JSON with `status` and `error`; times are RFC 3339 "
+    "in UTC; lists are newest first, and their `Link` header leads to the next page."
 )
 
 
@@ -64,8 +82,8 @@ def create_app(
 
 
 def _add_routes(app: OpenAPI, settings: Settings, database: Database) -> None:
-    for module in (addresses, custom_domains, incoming_statuses, rules):
+    for module in RESOURCES:
         app.register_api(module.api)
     add_health(app, settings, database)
-    for blueprint in (targets, reference, stored, policies):
+    for blueprint in (targets, reference, stored, policies, tracking):
         app.register_blueprint(blueprint)

@@ -21,6 +21,7 @@ from core.store.blobs import open_blobs
 from core.store.db import Database
 from core.store.reclaim import can_give_back, give_back
 from inbound.smtp.spool import remove_abandoned, spool_folder
+from workers.domain_checks import DomainChecks
 
 FIRST_AFTER_S = 60.0
 """A gateway that has just started has better things to do."""
@@ -51,6 +52,7 @@ class Household:
         blobs = open_blobs(settings.blob_location)
         self._retention = Retention(database, blobs, RetentionAges.of(settings), limits, self._stop)
         self._orphans = OrphanSweep(database, blobs, self._stop)
+        self._domain_checks = DomainChecks(settings, database, clock, self._stop)
         self._new_day_ms = 0
 
     def tidy(self) -> tuple[dict[str, int], bool]:
@@ -69,6 +71,7 @@ class Household:
         self._remove_abandoned(now_ms)
         done["stored_files"] = self._purge_stored(now_ms)
         done["orphans"] = self._orphans.run(now_ms)
+        done["domains_checked"] = self._domain_checks.run(now_ms)
         return {name: count for name, count in done.items() if count}, purged.is_partial
 
     def tidy_all(self) -> dict[str, int]:

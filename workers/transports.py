@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 from core.clock import SECOND_MS, Clock
 from core.config import Settings
@@ -26,7 +24,11 @@ from outbound.mx import MxTransport
 from outbound.policy import SMTP_POLICY
 from outbound.timing import Timeouts
 from workers.engine import Line
+from workers.event_posts import event_transports
 from workers.mailing import BounceAttempt, Mailing, open_transport
+from workers.returned import returned_transports
+from workers.sending import send_transports
+from workers.transport import Transport
 
 FORWARD_THREADS = 16
 """Mails on their way to mailboxes at once in each worker."""
@@ -34,16 +36,6 @@ NOTICE_THREADS = 8
 """Error callbacks, and bounces, in flight at once in each worker: they are few, and must not crowd out mail."""
 STORES = 2
 """An attempt may upload to two: attachments to one, the whole message to another."""
-
-
-@dataclass(frozen=True, slots=True)
-class Transport:
-    """How deliveries of one kind are made, and how many at once."""
-
-    line: Line[Any]
-    threads: int
-    attempt_limit_ms: int
-    """The longest an attempt may take: leases are longer."""
 
 
 def open_transports(settings: Settings, database: Database, clock: Clock) -> dict[DeliveryKind, Transport]:
@@ -67,6 +59,9 @@ def open_transports(settings: Settings, database: Database, clock: Clock) -> dic
         DeliveryKind.BOUNCE: Transport(
             _line(BounceAttempt(mail, blobs, settings.mx_hostname, clock), SMTP_POLICY), NOTICE_THREADS, mailing_ms
         ),
+        **send_transports(settings, database, blobs, mail, clock),
+        **returned_transports(settings, database, blobs, mail, clock),
+        **event_transports(settings, database, blobs, mail, clock),
     }
 
 
