@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from contextlib import ExitStack
 
 from core.errors import ConfigurationError
@@ -16,17 +16,20 @@ PATIENCE_S = 3.0
 POLL_S = 0.1
 
 
-def check_ports(listens: Mapping[str, Listen], patience_s: float = PATIENCE_S) -> None:
+def check_ports(listens: Iterable[tuple[str, Listen]], patience_s: float = PATIENCE_S) -> None:
     """Raises `ConfigurationError` naming the setting, unless all can be listened on at once.
+
+    `listens` are places, each with the setting that names it.
 
     Receivers share their port (SO_REUSEPORT), so that two installations on one port would take each other's mail
     without any error: this is where it shows.
     """
+    wanted = list(listens)
     deadline = time.monotonic() + patience_s
     while True:
         try:
             with ExitStack() as probes:
-                for setting, listen in listens.items():
+                for setting, listen in wanted:
                     probes.enter_context(_probe(setting, listen))
             return
         except ConfigurationError:

@@ -6,13 +6,13 @@ second longer to start and keeps 20 to 50 MB more for as long as it lives.
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import fields
 from urllib.parse import urlsplit
 
 import click
 
+from cli.account import account
 from core.config import Settings, load_settings
 from core.errors import PillarboxError
 from core.logs import configure_logging
@@ -33,7 +33,7 @@ def cli(context: click.Context) -> None:
 @cli.command()
 @click.pass_obj
 def up(settings: Settings) -> None:
-    """Run everything in the foreground: receiver, web, workers, scheduler, and Redis where none is given."""
+    """Run it all in the foreground: receiver, submission, web, workers, scheduler, and Redis where none is given."""
     from cli.up import run_everything
 
     run_everything(settings)
@@ -57,13 +57,33 @@ def smtp(settings: Settings) -> None:
 
 @cli.command()
 @click.pass_obj
+def submission(settings: Settings) -> None:
+    """Run the listener to which customers submit mail by SMTP; several may share its ports."""
+    from cli.file_limit import raise_open_file_limit
+    from core.clock import system_clock
+    from core.ending import end_without_waiting_for_threads
+    from core.store.blobs import open_blobs
+    from core.store.db import Database
+    from inbound.submission.server import serve
+    from outbound.accepting import SendAcceptor
+    from workers.doorbell import Doorbell
+
+    raise_open_file_limit()
+    database = Database(settings.database_location)
+    acceptor = SendAcceptor(settings, database, open_blobs(settings.blob_location), system_clock)
+    serve(settings, database, acceptor.submit, Doorbell(settings.redis_location).ring)
+    end_without_waiting_for_threads()
+
+
+@cli.command()
+@click.pass_obj
 def web(settings: Settings) -> None:
     """Run the API."""
     from cli.listening import check_ports
     from web.server import serve
     from workers.doorbell import Doorbell
 
-    check_ports({"PILLARBOX_HTTP": settings.http})
+    check_ports([("PILLARBOX_HTTP", settings.http)])
     serve(settings, Doorbell)
 
 
@@ -137,29 +157,7 @@ def config(settings: Settings, markdown: bool) -> None:
     Console(width=None if sys.stdout.isatty() else 200, markup=False, highlight=False).print(table)
 
 
-@cli.group()
-def account() -> None:
-    """Accounts and their keys."""
-
-
-@account.command("create")
-@click.option("--name", default="", help="A name to recognise the account by.")
-@click.option("--json", "as_json", is_flag=True, help="Print the credentials as JSON.")
-@click.pass_obj
-def account_create(settings: Settings, name: str, as_json: bool) -> None:
-    """Make an account with an API key and an SMTP login. They are shown now and never again."""
-    from cli.setup import credentials, prepare
-    from core.clock import system_clock
-    from core.services.accounts import create_account
-
-    database = prepare(settings)
-    made = credentials(settings, create_account(database, name, system_clock()))
-    database.close()
-    if as_json:
-        click.echo(json.dumps(made, indent=2))
-        return
-    for key, value in made.items():
-        click.echo(f"{key:15}{value}")
+cli.add_command(account)
 
 
 def settings_page() -> str:

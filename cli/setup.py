@@ -50,7 +50,21 @@ def credentials(settings: Settings, account: NewAccount) -> dict[str, Any]:
         "api_url": settings.api_url,
         "smtp_host": settings.smtp.reachable_host,
         "smtp_port": settings.smtp.port,
+        **_submission(settings),
     }
+
+
+def _submission(settings: Settings) -> dict[str, Any]:
+    """Where mail programs log in: the first place of each kind."""
+    starttls, tls = settings.submission_places, settings.submission_tls_places
+    found: dict[str, Any] = {}
+    if starttls or tls:
+        found["smtp_submission_host"] = (starttls or tls)[0].reachable_host
+    if starttls:
+        found["smtp_submission_port"] = starttls[0].port
+    if tls:
+        found["smtp_submission_tls_port"] = tls[0].port
+    return found
 
 
 def _open_services(settings: Settings) -> None:

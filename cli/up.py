@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from cli.redis_server import private_redis_answers, redis_command
 from cli.supervisor import POLL_S, Program, Supervisor, child_environment, pillarbox_command
 from core.config import Settings
 from core.errors import ConfigurationError
-from core.setting_values import ENV_KEY
+from core.setting_values import ENV_KEY, Listen
 
 REDIS_START_S = 10.0
 READY_S = 60.0
@@ -45,10 +46,20 @@ def run_everything(settings: Settings) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: supervisor.request_stop())
     with held_alone(settings.data):
-        check_ports({"PILLARBOX_HTTP": settings.http, "PILLARBOX_SMTP": settings.smtp})
+        check_ports(_listens(settings))
         raise_open_file_limit()
         _prepare_elsewhere(supervisor)
         _run(settings, supervisor)
+
+
+def _listens(settings: Settings) -> list[tuple[str, Listen]]:
+    """Every place that some process of ours listens at."""
+    return [
+        ("PILLARBOX_HTTP", settings.http),
+        ("PILLARBOX_SMTP", settings.smtp),
+        *(("PILLARBOX_SUBMISSION", listen) for listen in settings.submission_places),
+        *(("PILLARBOX_SUBMISSION_TLS", listen) for listen in settings.submission_tls_places),
+    ]
 
 
 def _prepare_elsewhere(supervisor: Supervisor) -> None:
@@ -73,7 +84,10 @@ def _programs(settings: Settings) -> list[Program]:
     """No new mail first, then no new work; Redis goes last, since the others use it."""
     receivers = [Program(f"smtp-{n}", pillarbox_command("smtp"), STOPPED_FIRST) for n in _numbers(settings.receivers)]
     workers = [Program(f"worker-{n}", pillarbox_command("worker"), STOPPED_FIRST) for n in _numbers(settings.workers)]
-    rest = [Program(name, pillarbox_command(name), STOPPED_FIRST) for name in ("web", "scheduler")]
+    others = ["web", "scheduler"]
+    if settings.submission_places or settings.submission_tls_places:
+        others.append("submission")
+    rest = [Program(name, pillarbox_command(name), STOPPED_FIRST) for name in others]
     if settings.redis_url:
         return [*receivers, *workers, *rest]
     # An orphaned Redis is killed, not asked: it would take its time, and then remove the socket of its successor.
@@ -109,10 +123,10 @@ class _Readiness:
         self._is_late = False
 
     def look(self) -> None:
-        """Ask `/healthz`, until it was content once."""
+        """Ask `/healthz` and the submission ports, until all were content once."""
         if self._is_announced:
             return
-        problem = _health_problem(self._settings)
+        problem = _health_problem(self._settings) or _submission_problem(self._settings)
         if not problem:
             self._is_announced = True
             _announce(self._settings)
@@ -132,6 +146,16 @@ def _health_problem(settings: Settings) -> str:
         return _failed_checks(error.read()) or str(error)
     except (OSError, ValueError) as error:
         return f"web: {error}"
+
+
+def _submission_problem(settings: Settings) -> str:
+    """Where nobody takes mail to be sent yet; empty when somebody does everywhere."""
+    for listen in (*settings.submission_places, *settings.submission_tls_places):
+        try:
+            socket.create_connection((listen.reachable_host, listen.port), HEALTH_TIMEOUT_S).close()
+        except OSError as error:
+            return f"submission at {listen}: {error}"
+    return ""
 
 
 def _host_in_url(settings: Settings) -> str:
@@ -159,7 +183,14 @@ def _announce(settings: Settings) -> None:
 Pillarbox is ready.
   API           {settings.api_url}/api/v0.1/   (try it: {settings.api_url}/docs)
   Mail          smtp://{settings.smtp} for <address id>@{settings.domain}
+  Submission    {_submission_shown(settings)}
   Credentials   {settings.data / CREDENTIALS_FILE}
 Press Ctrl-C to stop.
 """
     )
+
+
+def _submission_shown(settings: Settings) -> str:
+    in_clear = [f"smtp://{listen} (STARTTLS)" for listen in settings.submission_places]
+    in_tls = [f"smtps://{listen}" for listen in settings.submission_tls_places]
+    return ", ".join([*in_clear, *in_tls]) or "off"

@@ -19,6 +19,7 @@ from core.netguard import LOOPBACK, IPNetwork, TargetPolicy, parse_networks
 from core.sending.tracking_answers import PrivacySignals
 from core.sending_settings import SendingSettings
 from core.setting_values import DEFAULT_DOMAIN, ENV_KEY, Listen, read_addresses, read_listen, read_switch, read_value
+from core.smart_host import read_relay
 
 AUTO = "auto"
 DNSSEC_CHOICES = (AUTO, "on", "off")
@@ -189,8 +190,7 @@ def _check(settings: Settings) -> None:
         raise ConfigurationError(f"PILLARBOX_DMARC_REPORTS: {settings.dmarc_reports!r} is not a mailbox")
     if settings.return_host and normalise_domain(settings.return_host) != settings.return_host:
         raise ConfigurationError(f"PILLARBOX_RETURN_HOST: {settings.return_host!r} must be a name in lower-case ASCII")
-    if settings.smart_host:
-        read_listen("PILLARBOX_SMART_HOST", settings.smart_host)
+    read_relay(settings.smart_host)
     # Reading these checks them.
     settings.submission_places  # noqa: B018
     settings.submission_tls_places  # noqa: B018

@@ -164,7 +164,8 @@ class GatewaySettings:
     smart_host: str = setting(
         "PILLARBOX_SMART_HOST",
         "",
-        "Relay for the mail we send, `host:port`. Default: the MX of each recipient.",
+        "Relay for the mail we send: `host:port`, or `smtp://user:password@host:port`, or `smtps://…`. Default: the "
+        "MX of each recipient.",
     )
     dnssec: str = setting(
         "PILLARBOX_DNSSEC",

@@ -46,6 +46,15 @@ class DomainEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class AboutSent:
+    """What the recipient of a returned mail says of the mail it is about."""
+
+    delivery_id: str | None
+    """Of a recipient of a sent mail, proved by its return path (`core.sending.verp`); None at the mailbox of feedback
+    loops, where the mail itself has to say it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """Where mail for one recipient goes."""
 
@@ -64,11 +73,14 @@ class Route:
     """Those of the account and of the address, in their order."""
     returns_to: str | None = None
     """For a bounce to a sender that we had rewritten (`core.srs`): the mailbox it goes back to."""
+    about: AboutSent | None = None
+    """For mail that comes back for what a customer has sent."""
 
     @property
     def delivery_key(self) -> tuple[str, str | None]:
         """Recipients of one transaction with the same key share one delivery."""
-        return (self.address_id, self.returns_to or self.custom_domain_id)
+        about = None if self.about is None else self.about.delivery_id
+        return (self.address_id, self.returns_to or about or self.custom_domain_id)
 
     @property
     def is_inline(self) -> bool:
@@ -85,6 +97,8 @@ class Route:
         """What its delivery is."""
         if self.returns_to is not None:
             return DeliveryKind.BOUNCE
+        if self.about is not None:
+            return DeliveryKind.RETURNED
         return kind_of(self.target)
 
     @property

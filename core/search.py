@@ -25,6 +25,7 @@ from core.search_fields import (
     BadTerm,
     Bounds,
     Condition,
+    Field,
     Value,
     Wildcard,
     all_of,
@@ -42,7 +43,34 @@ _PIECE = re.compile(r"\\(?P<escaped>.)|(?P<wildcard>[*?])|(?P<text>[^\\*?]+)|(?P
 _MAX_ECHO = 40
 
 
-def compile_query(text: str, now_ms: int) -> Condition:
+def _no_field(name: str) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What a query may name."""
+
+    fields: Mapping[str, Field]
+    bare_words: tuple[str, ...]
+    """The fields in which a word without a field is looked for."""
+    further: Callable[[str], Field | None] = _no_field
+    """Gives fields whose names are not known beforehand."""
+
+    def find(self, name: str) -> Field:
+        """The field of that name. Raises `InvalidField`."""
+        found = self.fields.get(name) or self.further(name)
+        if found is None:
+            known = ", ".join(self.fields)
+            raise InvalidField(_PARAMETER, f"{name[:_MAX_ECHO]!r} is not a field; the fields are {known}")
+        return found
+
+
+STATUS_VOCABULARY = Vocabulary(STATUS_FIELDS, BARE_WORD_FIELDS)
+"""Of incoming statuses."""
+
+
+def compile_query(text: str, now_ms: int, vocabulary: Vocabulary = STATUS_VOCABULARY) -> Condition:
     """Translate a query; a lone `*` matches everything. Raises `InvalidField` naming the term that is wrong."""
     if len(text) > MAX_QUERY_LENGTH:
         raise InvalidField(_PARAMETER, f"is longer than {MAX_QUERY_LENGTH} characters")
@@ -50,7 +78,7 @@ def compile_query(text: str, now_ms: int) -> Condition:
         raise InvalidField(_PARAMETER, "is empty or holds a NUL; to match everything, write *")
     root = _parse(text)
     _check_size(root)
-    return _Translator(now_ms).translate(root, None)
+    return _Translator(now_ms, vocabulary).translate(root, None)
 
 
 def _parse(text: str) -> tree.Item:
@@ -83,6 +111,7 @@ class _Translator:
     """Walks a tree whose size was checked; `field` is the name before the colon, None outside of any."""
 
     now_ms: int
+    vocabulary: Vocabulary
 
     def translate(self, item: Any, field: str | None) -> Condition:
         step = _STEPS.get(type(item))
@@ -94,10 +123,11 @@ class _Translator:
         if field is not None:
             raise InvalidField(_PARAMETER, f"{item.name!r} stands within {field!r}; a field cannot hold another")
         if item.name == EXISTS_FIELD:
-            return STATUS_FIELDS[_known(_plain_word(item.expr))].present()
+            return self.vocabulary.find(_plain_word(item.expr)).present()
         if isinstance(item.expr, tree.Plus | tree.Prohibit):
             raise InvalidField(_PARAMETER, f"has a sign behind {item.name}: put it before, as in -{item.name}:…")
-        return self.translate(item.expr, _known(item.name))
+        self.vocabulary.find(item.name)
+        return self.translate(item.expr, item.name)
 
     def inner(self, item: Any, field: str | None) -> Condition:
         return self.translate(item.children[0], field)
@@ -129,9 +159,11 @@ class _Translator:
                 return EVERYTHING
             if not value.parts:
                 raise InvalidField(_PARAMETER, 'has an empty phrase; name a field to find it empty: subject:""')
-            return any_of([self._ask(name, lambda f: f.matching(value, self.now_ms)) for name in BARE_WORD_FIELDS])
+            return any_of(
+                [self._ask(name, lambda f: f.matching(value, self.now_ms)) for name in self.vocabulary.bare_words]
+            )
         if value.is_open:
-            return STATUS_FIELDS[field].present()
+            return self.vocabulary.find(field).present()
         return self._ask(field, lambda f: f.matching(value, self.now_ms))
 
     def range(self, item: tree.Range, field: str | None) -> Condition:
@@ -148,12 +180,12 @@ class _Translator:
         if field is None:
             raise InvalidField(_PARAMETER, "has a range without a field; write created_at:[now-1d TO now]")
         if bounds.low is None and bounds.high is None:
-            return STATUS_FIELDS[field].present()
+            return self.vocabulary.find(field).present()
         return self._ask(field, lambda f: f.within(bounds, self.now_ms))
 
     def _ask(self, field: str, question: Callable[[Any], Condition]) -> Condition:
         try:
-            return question(STATUS_FIELDS[field])
+            return question(self.vocabulary.find(field))
         except BadTerm as error:
             raise InvalidField(_PARAMETER, f"{field} {error}") from error
 
@@ -185,13 +217,6 @@ _UNSUPPORTED = {
 
 def _name(item: tree.Item) -> str:
     return _UNSUPPORTED.get(type(item), "a part of it")
-
-
-def _known(name: str) -> str:
-    if name not in STATUS_FIELDS:
-        known = ", ".join(STATUS_FIELDS)
-        raise InvalidField(_PARAMETER, f"{name[:_MAX_ECHO]!r} is not a field; the fields are {known}")
-    return name
 
 
 def _plain_word(item: tree.Item) -> str:

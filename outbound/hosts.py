@@ -19,10 +19,10 @@ import dns.resolver
 from core.config import Settings
 from core.delivery import Verdict
 from core.mx_check import TOTAL_TIMEOUT_S, make_resolver
-from core.setting_values import Listen, read_listen
+from core.smart_host import NAME, Login, Relay, read_relay
 from outbound.mail import NO_ANSWER, Judgement
 from outbound.timing import Deadline
-from outbound.tls import WHATEVER_THERE_IS, TlsDemand
+from outbound.tls import WHATEVER_THERE_IS, TlsDemand, TlsLevel
 
 SMTP_PORT = 25
 MAX_HOSTS = 10
@@ -58,6 +58,17 @@ class HostAddress:
     """The name that has the address, if `host` is an alias of it."""
     tls: TlsDemand = WHATEVER_THERE_IS
     """What a session must fulfil: a connection that is kept only serves mail that demands the same."""
+    source: str | None = None
+    """The address of ours to connect from; None for the system's choice."""
+    is_tls: bool = False
+    """Whether TLS begins with the connection, not with STARTTLS."""
+    login: Login | None = None
+    """Whom we are to it; of our own relay only."""
+
+    @property
+    def machine(self) -> tuple[str, int]:
+        """What is connected to, under whatever name: its address and port."""
+        return self.address, self.port
 
 
 class Route(Protocol):
@@ -70,21 +81,23 @@ class Route(Protocol):
 class SmartHost:
     """Everything goes to one relay of the operator's choice, which may be in his own network."""
 
-    def __init__(self, relay: Listen) -> None:
+    def __init__(self, relay: Relay) -> None:
         self._relay = relay
 
     def places(self, domain: str, deadline: Deadline) -> Iterator[HostAddress]:
         """All addresses of the relay, by the system's resolver: its name may be a local one."""
+        relay, place = self._relay, self._relay.place
+        demand = TlsDemand(TlsLevel.VERIFIED, True, NAME) if relay.is_checked else WHATEVER_THERE_IS
         try:
-            found = socket.getaddrinfo(self._relay.host, self._relay.port, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            raise NoRoute(
-                Verdict.TEMPORARY,
-                "4.4.3",
-                f"the relay {self._relay.host} of PILLARBOX_SMART_HOST is not found ({error})",
-            ) from error
+            text = f"the relay {place.host} of {NAME} is not found ({error})"
+            raise NoRoute(Verdict.TEMPORARY, "4.4.3", text) from error
         for entry in found:
-            yield HostAddress(self._relay.host, str(entry[4][0]), self._relay.port, is_guarded=False)
+            yield HostAddress(
+                place.host, str(entry[4][0]), place.port, is_guarded=False, tls=demand, is_tls=relay.is_tls,
+                login=relay.login,
+            )  # fmt: skip
 
 
 class MxRoute:
@@ -178,14 +191,9 @@ def _host_name(exchange: dns.name.Name) -> str:
     return exchange.to_text(omit_final_dot=True).lower().removeprefix(".") if exchange != dns.name.root else ""
 
 
-def smart_host(text: str) -> Listen | None:
-    """Read `PILLARBOX_SMART_HOST`; None when it is empty. Raises `ConfigurationError`."""
-    return read_listen("PILLARBOX_SMART_HOST", text.strip()) if text.strip() else None
-
-
 def route_for(settings: Settings, port: int = SMTP_PORT, resolver: dns.resolver.Resolver | None = None) -> Route:
     """The route as configured. Raises `ConfigurationError`."""
-    relay = smart_host(settings.smart_host)
+    relay = read_relay(settings.smart_host)
     return MxRoute(resolver or caching_resolver(settings), port) if relay is None else SmartHost(relay)
 
 

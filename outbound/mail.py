@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from core.delivery import Outcome, Verdict
 from outbound.tls import TlsLevel
+
+
+class Urgency(IntEnum):
+    """Who goes first where mails wait for a connection to the same host; less is earlier."""
+
+    PRIORITY = 0
+    STANDARD = 1
+    DIGEST = 2
+
 
 NO_ANSWER = 0
 """The status where no reply decided: nobody could be asked, or the decision was made before anybody was."""
@@ -24,6 +34,9 @@ class OutgoingMail:
     needs_smtputf8: bool = False
     """Whether it came in with SMTPUTF8, so that its headers may hold UTF-8 that only such hosts understand.
     Addresses beyond ASCII need it whatever this says."""
+    source_ip: str | None = None
+    """The address of ours to connect from, if it is among `Settings.source_addresses`."""
+    urgency: Urgency = Urgency.STANDARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +51,8 @@ class Judgement:
     text: str
     """The reply as it came, or our reason in words."""
     is_timeout: bool = False
+    is_our_fault: bool = False
+    """Whether it says nothing of the host: it was never asked, or our own configuration is wrong."""
 
     @property
     def is_from_host(self) -> bool:

@@ -22,11 +22,20 @@ from core.delivery import Outcome, Verdict
 from core.errors import TargetBlocked
 from core.netguard import TargetPolicy
 from outbound.dane import AUTO
+from outbound.host_slots import HostBusy, HostSlots
 from outbound.hosts import SMTP_PORT, HostAddress, NoRoute, Route
 from outbound.mail import NO_ANSWER, Judgement, OutgoingMail, RecipientResult
 from outbound.pool import ConnectionPool
 from outbound.replies import NO_MAIL_HERE
-from outbound.smtp_client import ConnectionFailed, HostRefuses, SmtpConnection, TlsFailed, TlsMissing
+from outbound.smtp_client import (
+    ConnectionFailed,
+    HostRefuses,
+    LoginRefused,
+    SmtpConnection,
+    TlsFailed,
+    TlsMissing,
+)
+from outbound.source_addresses import SourceAddresses
 from outbound.timing import Deadline, Timeouts
 from outbound.tls import WHATEVER_THERE_IS, TlsContexts, TlsDemand, TlsLevel
 from outbound.tls_demands import HostUnfit, TlsDemands, route_and_demands
@@ -52,8 +61,10 @@ class MxTransport:
         timeouts: Timeouts = Timeouts(),  # noqa: B008 (frozen)
         demands: TlsDemands | None = None,
         contexts: TlsContexts | None = None,
+        slots: HostSlots | None = None,
+        sources: SourceAddresses | None = None,
     ) -> None:
-        """Without `demands`, TLS is opportunistic everywhere."""
+        """Without `demands`, TLS is opportunistic everywhere; without `slots`, connections are not counted."""
         self._route = route
         self._guard = guard
         self._our_name = our_name
@@ -62,6 +73,8 @@ class MxTransport:
         self._timeouts = timeouts
         self._demands = demands or TlsDemands()
         self._contexts = contexts or TlsContexts()
+        self._slots = slots or HostSlots(None)
+        self._sources = sources or SourceAddresses()
 
     def deliver(self, mail: OutgoingMail) -> tuple[RecipientResult, ...]:
         """Try once; a result for each recipient, in their order. Never raises for what hosts and addresses do.
@@ -72,14 +85,15 @@ class MxTransport:
         attempt = _Attempt(mail)
         if attempt.pending:
             self._go_round(attempt)
-        duration_ms = max(0, self._clock() - started_ms)
+        duration_ms = max(0, self._clock() - started_ms - attempt.waited_ms)
         return attempt.results(started_ms, duration_ms)
 
     def _go_round(self, attempt: _Attempt) -> None:
         deadline = Deadline(self._timeouts.total_s)
+        patience = Deadline(self._timeouts.wait_s)
         try:
             for place in islice(self._fit_places(attempt, deadline), MAX_PLACES):
-                self._visit(place, attempt, deadline)
+                self._visit_in_turn(place, attempt, patience.within(deadline.remaining), deadline)
                 if not attempt.pending or deadline.is_over:
                     break
         except NoRoute as error:
@@ -96,7 +110,22 @@ class MxTransport:
                 if deadline.is_over:
                     return
             else:
-                yield replace(place, tls=demand)
+                yield replace(place, tls=demand, source=self._source(place, attempt))
+
+    def _source(self, place: HostAddress, attempt: _Attempt) -> str | None:
+        """Where to come from; the way to a relay of our own is the system's business."""
+        return self._sources.choose(attempt.domain, place.address, attempt.source_ip) if place.is_guarded else None
+
+    def _visit_in_turn(self, place: HostAddress, attempt: _Attempt, patience: Deadline, deadline: Deadline) -> None:
+        """Visit a host as soon as it has less than its share of our connections."""
+        asked_ms = self._clock()
+        try:
+            with self._slots.place(place.machine, attempt.urgency, patience):
+                attempt.waited_ms += max(0, self._clock() - asked_ms)
+                self._visit(place, attempt, deadline)
+        except HostBusy:
+            attempt.waited_ms += max(0, self._clock() - asked_ms)
+            attempt.trouble(place.host, _busy(place))
 
     def _visit(self, place: HostAddress, attempt: _Attempt, deadline: Deadline) -> None:
         try:
@@ -104,13 +133,15 @@ class MxTransport:
                 self._guard.check(place.address)
             kept = self._pool.take(place)
             if kept is None or not self._goes_well(place, kept, attempt, deadline):
+                self._pool.make_way(place, self._slots.room(place.machine))
                 self._transact(place, self._open(place, deadline), attempt, deadline)
         except TargetBlocked as error:
             text = f"{place.host} must not be connected to: {error}"
             attempt.trouble(place.host, Judgement(Verdict.TEMPORARY, NO_ANSWER, "4.4.4", text))
         except ConnectionFailed as error:
-            judgement = Judgement(Verdict.TEMPORARY, NO_ANSWER, error.enhanced, str(error), error.is_timeout)
-            attempt.trouble(place.host, judgement)
+            attempt.trouble(place.host, _failure(error))
+        except LoginRefused as error:
+            attempt.trouble(place.host, replace(error.reply.judge_as_temporary(), is_our_fault=True))
         except HostRefuses as error:
             attempt.trouble(place.host, error.reply.judge_as_temporary())
 
@@ -179,6 +210,10 @@ class _Attempt:
 
     def __init__(self, mail: OutgoingMail) -> None:
         self._mail = mail
+        self.urgency = mail.urgency
+        self.source_ip = mail.source_ip
+        self.waited_ms = 0
+        """For our own connections to be free: no delay of the host's."""
         self._settled: dict[str, _Settled] = {}
         self._troubles: list[tuple[str | None, Judgement]] = []
         sender = parse_mailbox(mail.mail_from) if mail.mail_from else None
@@ -223,6 +258,7 @@ class _Attempt:
                 if judgement.is_from_host and judgement.verdict is not Verdict.ACCEPTED
                 else None,
                 is_timeout=judgement.is_timeout,
+                is_our_fault=judgement.is_our_fault,
             )
             reply = judgement.text if judgement.is_from_host else None
             results.append(
@@ -248,6 +284,15 @@ class _Attempt:
             self._settled[given] = _Settled(Judgement(Verdict.PERMANENT, NO_ANSWER, enhanced, text))
 
 
+def _busy(place: HostAddress) -> Judgement:
+    text = f"all connections that {place.host} may have of ours were in use for too long; the mail waits its turn"
+    return Judgement(Verdict.TEMPORARY, NO_ANSWER, "4.4.5", text, is_our_fault=True)
+
+
+def _failure(error: ConnectionFailed) -> Judgement:
+    return Judgement(Verdict.TEMPORARY, NO_ANSWER, error.enhanced, str(error), error.is_timeout, error.is_our_fault)
+
+
 def _common_domain(mailboxes: list[Mailbox]) -> str:
     domains = {mailbox.domain for mailbox in mailboxes}
     if len(domains) > 1:
@@ -262,5 +307,6 @@ def mx_transport_for(
     contexts = TlsContexts(settings.ca_file or None)
     route, demands = route_and_demands(settings, clock, contexts, port, dnssec)
     return MxTransport(
-        route, settings.target_policy, settings.mx_hostname, clock, pool, demands=demands, contexts=contexts
-    )
+        route, settings.target_policy, settings.mx_hostname, clock, pool, demands=demands, contexts=contexts,
+        slots=HostSlots(settings.connections_per_host), sources=SourceAddresses(settings.source_addresses),
+    )  # fmt: skip

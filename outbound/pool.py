@@ -69,6 +69,17 @@ class ConnectionPool:
             leaving += self._remove_expired()
         _quit_all(leaving)
 
+    def make_way(self, place: HostAddress, room: int | None) -> None:
+        """Before a connection is opened to a machine at which there may be so many beside those in use: close one that
+        is kept there, if they are more. Under another name, or from another address of ours, it is of no use now.
+
+        One at most: whoever else opens one closes one himself, and so each is closed before another is opened.
+        """
+        with self._lock:
+            kept = [one for one in self._idle.values() if one.connection.place.machine == place.machine]
+            leaving = self._remove(kept[:1]) if room is not None and len(kept) > room else []
+        _quit_all(leaving)
+
     def expire(self) -> None:
         """Close what has been idle for too long; to be called now and then where mail may stop coming."""
         with self._lock:

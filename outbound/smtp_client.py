@@ -6,17 +6,21 @@ length; and it goes on with what was sent in clear before a TLS handshake. Ours 
 
 from __future__ import annotations
 
+import base64
+import errno
 import re
 import socket
 import ssl
 from collections.abc import Iterable
 from contextlib import suppress
 
+from core.smart_host import NAME as SMART_HOST
+from core.smart_host import Login
 from outbound.dane import CertificateRejected, check_certificate
 from outbound.hosts import HostAddress
 from outbound.replies import CLOSING, MalformedReply, Reply, ReplyReader
 from outbound.timing import Deadline, Timeouts
-from outbound.tls import TlsContexts, TlsDemand, TlsLevel
+from outbound.tls import WHATEVER_THERE_IS, TlsContexts, TlsDemand, TlsLevel
 from outbound.wire import CRLF
 
 RECEIVED_BYTES = 16 * 1024
@@ -32,10 +36,11 @@ _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 class ConnectionFailed(Exception):
     """The conversation cannot go on: no connection, no answer in time, no SMTP. Another host may do."""
 
-    def __init__(self, enhanced: str, text: str, is_timeout: bool = False) -> None:
+    def __init__(self, enhanced: str, text: str, is_timeout: bool = False, is_our_fault: bool = False) -> None:
         super().__init__(text)
         self.enhanced = enhanced
         self.is_timeout = is_timeout
+        self.is_our_fault = is_our_fault
 
 
 class TlsFailed(ConnectionFailed):
@@ -52,6 +57,10 @@ class HostRefuses(Exception):
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.text)
         self.reply = reply
+
+
+class LoginRefused(HostRefuses):
+    """Our relay does not take our name and password: the operator's settings are wrong, not the mail."""
 
 
 class SmtpConnection:
@@ -78,10 +87,18 @@ class SmtpConnection:
         """Connect, greet, and encrypt as demanded; without a demand in clear. Also raises `TlsFailed` and
         `TlsMissing`."""
         self._connect(deadline)
+        if self.place.is_tls:
+            self._encrypt(demand or WHATEVER_THERE_IS, contexts, deadline.within(self._timeouts.tls_s))
         greeting = self._read(deadline.within(self._timeouts.greeting_s), "its greeting")
         if not greeting.is_positive:
             raise HostRefuses(greeting)
         self._say_hello(our_name, deadline)
+        if not self.place.is_tls:
+            self._upgrade(our_name, demand, contexts, deadline)
+        if self.place.login is not None:
+            self._log_in(self.place.login, deadline)
+
+    def _upgrade(self, our_name: str, demand: TlsDemand | None, contexts: TlsContexts, deadline: Deadline) -> None:
         if demand is None:
             return
         if "STARTTLS" in self.features and self._start_tls(demand, contexts, deadline):
@@ -148,13 +165,18 @@ class SmtpConnection:
 
     def _connect(self, deadline: Deadline) -> None:
         address = (self.place.address, self.place.port)
+        source = None if self.place.source is None else (self.place.source, 0)
         try:
-            self._socket = socket.create_connection(address, deadline.within(self._timeouts.connect_s).remaining)
+            limit = deadline.within(self._timeouts.connect_s)
+            self._socket = socket.create_connection(address, limit.remaining, source)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
             is_timeout = isinstance(error, TimeoutError)
             reason = "no answer in time" if is_timeout else error.strerror or str(error)
-            raise ConnectionFailed("4.4.1", f"no connection to {self._peer}: {reason}", is_timeout) from error
+            is_ours = error.errno == errno.EADDRNOTAVAIL  # the address to connect from, or all its ports are in use
+            origin = f" from {self.place.source}" if is_ours and self.place.source else ""
+            text = f"no connection to {self._peer}{origin}: {reason}"
+            raise ConnectionFailed("4.4.1", text, is_timeout, is_ours) from error
 
     def _say_hello(self, our_name: str, deadline: Deadline) -> None:
         limit = deadline.within(self._timeouts.helo_s)
@@ -180,6 +202,10 @@ class SmtpConnection:
             return False
         if self._reader.has_unread:
             raise ConnectionFailed("4.7.0", f"{self._peer} said more than it may before the TLS handshake")
+        self._encrypt(demand, contexts, limit)
+        return True
+
+    def _encrypt(self, demand: TlsDemand, contexts: TlsContexts, limit: Deadline) -> None:
         assert self._socket is not None
         try:
             self._socket.settimeout(limit.remaining)
@@ -191,7 +217,16 @@ class SmtpConnection:
             raise TlsFailed("4.7.5", self._tls_trouble(demand, error)) from error
         self.tls_version = self._socket.version()
         self.tls = demand.level
-        return True
+
+    def _log_in(self, login: Login, deadline: Deadline) -> None:
+        """SASL PLAIN (RFC 4616 by RFC 4954), and only under TLS. Raises `LoginRefused`."""
+        if self.tls_version is None or "PLAIN" not in self.features.get("AUTH", "").upper().split():
+            text = f"{self._peer} does not offer a login with PLAIN under TLS, which {SMART_HOST} asks for"
+            raise ConnectionFailed("4.7.0", text, is_our_fault=True)
+        told = base64.b64encode(f"\0{login.user}\0{login.password}".encode())
+        reply = self._exchange([b"AUTH PLAIN " + told], deadline)[0]
+        if not reply.is_positive:
+            raise LoginRefused(reply)
 
     def _tls_trouble(self, demand: TlsDemand, error: Exception) -> str:
         whose = f" (required by {demand.reason})" if demand.is_required else ""

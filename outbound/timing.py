@@ -26,6 +26,8 @@ class Timeouts:
     dot_s: float = 180.0
     """[600] The host stores and perhaps scans the message; if it answers later than this, it gets it twice."""
     quit_s: float = 2.0
+    wait_s: float = 30.0
+    """For a connection to be free, where the host has as many of ours as it may have."""
     total_s: float = 300.0
     """All hosts of one attempt together."""
     reserve_s: float = 60.0

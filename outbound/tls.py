@@ -20,6 +20,8 @@ class TlsLevel(Enum):
     """In clear."""
     OPPORTUNISTIC = "opportunistic"
     """Encrypted to whoever answered: against those who only listen."""
+    VERIFIED = "verified"
+    """The certificate is valid for the host: a relay of ours that we log in to."""
     STS = "sts"
     """The certificate is valid for a host that the domain's MTA-STS policy allows."""
     DANE = "dane"
@@ -69,7 +71,7 @@ class TlsContexts:
 
     def fit_for(self, demand: TlsDemand) -> ssl.SSLContext:
         """The context for a session with a mail host."""
-        if demand.level is TlsLevel.STS:
+        if demand.level in (TlsLevel.STS, TlsLevel.VERIFIED):
             return self.checked
         return self._encrypted if demand.is_required else self._opportunistic
 

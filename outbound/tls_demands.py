@@ -54,8 +54,8 @@ class DomainDemands:
 
     def at(self, place: HostAddress, deadline: Deadline) -> TlsDemand:
         """The demand at one of its hosts. Raises `HostUnfit`."""
-        if not place.is_guarded:  # our own relay
-            return WHATEVER_THERE_IS
+        if not place.is_guarded:  # our own relay, of which our own settings say what it needs
+            return place.tls
         return self._by_dane(place, deadline) or self._by_policy(place)
 
     def _by_dane(self, place: HostAddress, deadline: Deadline) -> TlsDemand | None:

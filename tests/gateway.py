@@ -6,6 +6,7 @@ import os
 import signal
 import smtplib
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -48,7 +49,7 @@ class Gateway:
     # --- processes ---
 
     def start(self, name: str) -> None:
-        """Start `redis`, `smtp`, `worker`, `scheduler` or `web`, and wait until it is ready."""
+        """Start `redis`, `smtp`, `submission`, `worker`, `scheduler` or `web`, and wait until it is ready."""
         command = redis_command(self.settings) if name == "redis" else [sys.executable, "-m", "cli.main", name]
         with self.log_path.open("ab") as log:
             self.processes[name] = subprocess.Popen(
@@ -93,6 +94,8 @@ class Gateway:
     def _is_ready(self, name: str) -> bool:
         if name == "smtp":
             return _listens(self.settings.smtp.port)
+        if name == "submission":
+            return _listens(self.submission_port) and _listens(self.submission_tls_port)
         if name == "web":
             return _listens(self.settings.http.port)
         if name == "redis":
@@ -151,6 +154,28 @@ class Gateway:
         with self.connect() as client:
             client.sendmail(sender, [recipients] if isinstance(recipients, str) else list(recipients), message)
 
+    @property
+    def submission_port(self) -> int:
+        """Where mail is submitted with STARTTLS."""
+        return self.settings.submission_places[0].port
+
+    @property
+    def submission_tls_port(self) -> int:
+        """Where mail is submitted with TLS from the first byte."""
+        return self.settings.submission_tls_places[0].port
+
+    def connect_to_submit(self, timeout: float = 20.0) -> smtplib.SMTP:
+        """An SMTP client of the account, within TLS and logged in."""
+        client = smtplib.SMTP("127.0.0.1", self.submission_port, "client.example", timeout=timeout)
+        client.starttls(context=any_certificate())
+        client.login(self.account.smtp_username, self.account.smtp_password)
+        return client
+
+    def submit(self, recipients: str | Sequence[str], message: bytes, sender: str = "sender@example.com") -> None:
+        """Submit one message as the account; raises what smtplib raises."""
+        with self.connect_to_submit() as client:
+            client.sendmail(sender, [recipients] if isinstance(recipients, str) else list(recipients), message)
+
     # --- what became of it ---
 
     def deliveries(self) -> list[Row]:
@@ -201,6 +226,8 @@ def make_gateway(folder: Path, database_url: str | None = None, **environment: s
         "PILLARBOX_DATA": str(folder / "data"),
         "PILLARBOX_SMTP": f"127.0.0.1:{free_port()}",
         "PILLARBOX_HTTP": f"127.0.0.1:{free_port()}",
+        "PILLARBOX_SUBMISSION": f"127.0.0.1:{free_port()}",
+        "PILLARBOX_SUBMISSION_TLS": f"127.0.0.1:{free_port()}",
         **({"DATABASE_URL": database_url} if database_url else {}),
         **environment,
     }
@@ -214,6 +241,14 @@ def make_gateway(folder: Path, database_url: str | None = None, **environment: s
         account=create_account(database, "test", system_clock()),
         log_path=folder / "gateway.log",
     )
+
+
+def any_certificate() -> ssl.SSLContext:
+    """A client's context that takes the self-signed certificate of a gateway."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _listens(port: int) -> bool:

@@ -11,11 +11,12 @@ import pytest
 
 from core.config import Settings
 from core.services.accounts import authenticates
+from core.services.credentials import Scope, find_credential
 from core.setting_values import DOC_KEY, ENV_KEY
 from core.store.db import Database
 from tests.up_process import PILLARBOX, clean_environment
 
-COMMANDS = ("up", "smtp", "web", "worker", "scheduler", "migrate", "config", "account")
+COMMANDS = ("up", "smtp", "submission", "web", "worker", "scheduler", "migrate", "config", "account")
 
 
 def pillarbox(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -58,6 +59,7 @@ def test_account_create_prints_credentials_that_work(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert list(keys) == [
         "account_id", "api_key", "smtp_username", "smtp_password", "api_url", "smtp_host", "smtp_port",
+        "smtp_submission_host", "smtp_submission_port", "smtp_submission_tls_port",
     ]  # fmt: skip
     database = Database(f"sqlite:///{tmp_path}/data/pillarbox.sqlite3")
     assert authenticates(database, keys["account_id"], keys["api_key"])
@@ -138,3 +140,44 @@ def test_each_process_loads_only_its_own_parts(tmp_path: Path) -> None:
     loaded = set(subprocess.run([PILLARBOX[0], "-c", code], capture_output=True, text=True, check=True).stdout.split())
     assert "cli.up" in loaded
     assert not loaded & {"peewee", "psycopg", "flask", "rq", "redis", "requests", "aiosmtpd", "cryptography"}
+
+
+def test_an_account_whose_keys_are_all_lost_gets_another(tmp_path: Path) -> None:
+    made = json.loads(pillarbox(tmp_path, "account", "create", "--name", "shop", "--json").stdout)
+    accounts = pillarbox(tmp_path, "account", "list").stdout.splitlines()
+    assert [line.split()[0] for line in accounts if line.endswith("shop")] == [made["account_id"]]
+    added = json.loads(
+        pillarbox(tmp_path, "account", "add-key", made["account_id"], "--name", "second", "--json").stdout
+    )
+    login = pillarbox(
+        tmp_path, "account", "add-key", made["account_id"], "--kind", "smtp", "--scope", "send"
+    ).stdout.split()  # fmt: skip
+    database = Database(f"sqlite:///{tmp_path}/data/pillarbox.sqlite3")
+    key = find_credential(database, made["account_id"], added["secret"])
+    assert key is not None
+    assert key.scopes == frozenset(Scope)
+    found = find_credential(database, login[1], login[3])
+    assert found is not None
+    assert found.scopes == {Scope.SEND}
+
+    keys = pillarbox(tmp_path, "account", "keys", made["account_id"]).stdout
+    assert sorted(line.split()[1] for line in keys.splitlines()) == ["api", "api", "smtp", "smtp"]
+    assert added["secret"] not in keys
+    assert pillarbox(tmp_path, "account", "revoke-key", made["account_id"], made["account_id"]).returncode == 0
+    assert find_credential(database, made["account_id"], made["api_key"]) is None
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("add-key", "ffffffffffffffff"), "there is no account ffffffffffffffff"),
+        (("add-key", "0000000000000000"), "there is no account 0000000000000000"),
+        (("revoke-key", "ffffffffffffffff", "x"), "there is no account ffffffffffffffff"),
+        (("add-key", "ffffffffffffffff", "--scope", "fly"), "scope: 'fly' is none of send, read, manage"),
+    ],
+)
+def test_a_key_that_cannot_be_is_told_in_one_line(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    assert pillarbox(tmp_path, "migrate").returncode == 0
+    done = pillarbox(tmp_path, "account", *arguments)
+    assert (done.returncode, done.stderr) == (1, f"pillarbox: {said}\n")

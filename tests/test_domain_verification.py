@@ -18,6 +18,7 @@ from core.sending.domain_status import CheckResult, CheckState, DomainStatus, Ex
 from core.sending.domain_verification import DomainVerifier
 from core.sending.sending_domains import (
     KeyAlgorithm,
+    KeyRecord,
     SendingHosts,
     key_name,
     new_key,
@@ -72,7 +73,7 @@ def publish(zones: ZoneServer, record: DnsRecord) -> None:
 
 
 def publish_all(zones: ZoneServer, *leaving_out: str) -> None:
-    for needed in required_records(DOMAIN, "s1", KEY.public_record, HOSTS):
+    for needed in required_records(DOMAIN, [KeyRecord("s1", KEY.public_record)], HOSTS):
         if needed.record.name not in leaving_out:
             publish(zones, needed.record)
 

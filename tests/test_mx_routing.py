@@ -13,7 +13,8 @@ from core.delivery import Verdict
 from core.errors import ConfigurationError
 from core.mx_check import make_resolver
 from core.netguard import TargetPolicy
-from outbound.hosts import MAX_HOSTS, HostAddress, MxRoute, NoRoute, SmartHost, route_for, smart_host
+from core.smart_host import read_relay
+from outbound.hosts import MAX_HOSTS, HostAddress, MxRoute, NoRoute, SmartHost, route_for
 from outbound.mail import OutgoingMail
 from outbound.mx import MAX_PLACES, MxTransport, mx_transport_for
 from outbound.pool import NO_REUSE, ConnectionPool
@@ -298,7 +299,7 @@ def test_a_relay_takes_everything_though_it_is_in_our_network(tmp_path: Path) ->
 
 
 def test_a_relay_that_is_not_found_is_waited_for() -> None:
-    relay = smart_host("no-such-host.invalid:25")
+    relay = read_relay("no-such-host.invalid:25")
     assert relay is not None
     transport = MxTransport(SmartHost(relay), TargetPolicy(), "mx.us.test", lambda: 0, ConnectionPool(NO_REUSE))
     (result,) = transport.deliver(OutgoingMail(SENDER, (RECIPIENT,), CONTENT))
@@ -307,11 +308,11 @@ def test_a_relay_that_is_not_found_is_waited_for() -> None:
 
 
 def test_the_setting_of_the_relay() -> None:
-    assert smart_host("") is None
-    relay = smart_host("127.0.0.1:2525")
+    assert read_relay("") is None
+    relay = read_relay("127.0.0.1:2525")
     assert relay is not None
     assert list(SmartHost(relay).places("x", Deadline(1))) == [
         HostAddress("127.0.0.1", "127.0.0.1", 2525, is_guarded=False)
     ]
     with pytest.raises(ConfigurationError, match="PILLARBOX_SMART_HOST"):
-        smart_host("relay.example.com")
+        read_relay("relay.example.com")

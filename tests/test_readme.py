@@ -25,7 +25,13 @@ READY_LINE = "Pillarbox is ready."
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder in which `pillarbox up` runs, with ports of its own."""
     http, smtp = free_port(), free_port()
-    environment = {**os.environ, "PILLARBOX_HTTP": f"127.0.0.1:{http}", "PILLARBOX_SMTP": f"127.0.0.1:{smtp}"}
+    environment = {
+        **os.environ,
+        "PILLARBOX_HTTP": f"127.0.0.1:{http}",
+        "PILLARBOX_SMTP": f"127.0.0.1:{smtp}",
+        "PILLARBOX_SUBMISSION": f"127.0.0.1:{free_port()}",
+        "PILLARBOX_SUBMISSION_TLS": f"127.0.0.1:{free_port()}",
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", "cli.main", "up"],
         cwd=tmp_path,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from inbound.smtp.server import KEEPALIVE, listening_socket
+from inbound.smtp.listening import KEEPALIVE, listening_socket
 from tests.gateway import Gateway, running_gateway
 from tests.ports import free_port
 from tests.smtp_client import MESSAGE, SENDER, RawClient, connected, new_mailbox, spool_files, stored, stuffed

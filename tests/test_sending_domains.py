@@ -20,7 +20,9 @@ from core.sending.sending_domains import (
     MAX_DOMAIN_LENGTH,
     TXT_STRING_OCTETS,
     KeyAlgorithm,
+    KeyRecord,
     Purpose,
+    RequiredRecord,
     SendingHosts,
     key_name,
     key_record,
@@ -116,7 +118,7 @@ def test_a_parent_signs_for_its_child_unless_strangers_register_there(domain: st
 
 
 def test_the_records_can_be_copied() -> None:
-    records = required_records("example.com", "s1", "v=DKIM1; k=rsa; p=AAAA", HOSTS)
+    records = required_records("example.com", [KeyRecord("s1", "v=DKIM1; k=rsa; p=AAAA")], HOSTS)
     assert [(needed.purpose, needed.is_required) for needed in records] == [
         (Purpose.RETURN_PATH, True),
         (Purpose.DKIM, True),
@@ -129,9 +131,25 @@ def test_the_records_can_be_copied() -> None:
     ]
 
 
-def test_the_key_may_be_an_alias_of_ours() -> None:
-    records = required_records("example.com", "s1", "v=DKIM1; p=", HOSTS, key_host="s1.keys.gateway.example")
-    assert records[1].record == DnsRecord("s1._domainkey.example.com", "CNAME", "s1.keys.gateway.example")
+def test_every_key_and_the_tracking_host_have_a_record() -> None:
+    links = DnsRecord("links.example.com", "CNAME", "gateway.example")
+    keys = [KeyRecord("s1", "v=DKIM1; k=rsa; p=AAAA"), KeyRecord("s2", "v=DKIM1; k=ed25519; p=BBBB")]
+    records = required_records("example.com", keys, HOSTS, links)
+    assert [needed.record.name for needed in records] == [
+        "mta.example.com",
+        "s1._domainkey.example.com",
+        "s2._domainkey.example.com",
+        "links.example.com",
+        "_dmarc.example.com",
+    ]
+    assert records[3] == RequiredRecord(Purpose.TRACKING, links, is_required=False)
+
+
+def test_the_gateways_own_domain_has_no_alias_of_itself() -> None:
+    hosts = SendingHosts("mta.gateway.example", "mx.gateway.example", ("192.0.2.1",))
+    records = required_records("gateway.example", [], hosts)
+    assert [needed.record for needed in records[:2]] == list(operator_records(hosts))
+    assert records_without_cname("gateway.example", hosts) == ()
 
 
 def test_there_is_a_way_without_a_cname() -> None:
@@ -165,11 +183,14 @@ def test_zone_files_give_texts_back_as_they_were(text: str) -> None:
 
 def test_zone_files_hold_all_kinds_of_records() -> None:
     pair = new_key()
-    lines = [zone_line(needed.record) for needed in required_records("example.com", "s1", pair.public_record, HOSTS)]
+    keys = [KeyRecord("s1", pair.public_record)]
+    links = DnsRecord("links.example.com", "A", "192.0.2.1")
+    lines = [zone_line(needed.record) for needed in required_records("example.com", keys, HOSTS, links)]
     lines += [zone_line(needed.record) for needed in records_without_cname("b.example.com", HOSTS)]
     text = "\n".join(lines)
     assert [str(record.target) for record in read_zone(text, "CNAME")] == ["returns.gateway.example."]
     assert [str(record.exchange) for record in read_zone(text, "MX")] == ["mx.gateway.example."]
+    assert [record.address for record in read_zone(text, "A")] == ["192.0.2.1"]
     assert max(len(string) for record in read_zone(text, "TXT") for string in record.strings) == TXT_STRING_OCTETS
 
 

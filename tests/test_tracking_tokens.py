@@ -22,6 +22,7 @@ from core.sending.tracking_tokens import (
     Opened,
     TrackedLink,
     TrackingTokens,
+    Unsubscribing,
 )
 
 SECRET = b"a secret of all processes"
@@ -201,3 +202,18 @@ def test_a_target_can_stand_in_a_header_and_leads_to_the_web(url: str) -> None:
         assert urlsplit(target).scheme in ("http", "https")
         assert urlsplit(target).hostname
         assert trackable_target(target) == target
+
+
+@given(deliveries)
+def test_unsubscribing_is_read_back(delivery_id: str) -> None:
+    token = TOKENS.for_unsubscribe(delivery_id)
+    assert TOKENS.read(token) == Unsubscribing(delivery_id)
+    assert len(token) == 44
+
+
+def test_a_pixel_does_not_unsubscribe() -> None:
+    """Whoever sees the pixel of a mail must not be able to make a token of the other kind from it."""
+    token = TOKENS.for_open(DELIVERY)
+    octets = base64.urlsafe_b64decode(token)
+    forged = base64.urlsafe_b64encode(octets[:-1] + b"\x14").decode()
+    assert TOKENS.read(forged.rstrip("=")) is None

@@ -50,9 +50,13 @@ def test_an_empty_folder_becomes_a_gateway_with_private_credentials(up: Up, targ
     assert stat.S_IMODE(up.settings.data.stat().st_mode) == 0o700
     assert list(keys) == [
         "account_id", "api_key", "smtp_username", "smtp_password", "api_url", "smtp_host", "smtp_port",
+        "smtp_submission_host", "smtp_submission_port", "smtp_submission_tls_port",
     ]  # fmt: skip
     assert keys["api_url"] == f"http://{up.settings.http}"
     assert (keys["smtp_host"], keys["smtp_port"]) == ("127.0.0.1", up.settings.smtp.port)
+    assert keys["smtp_submission_port"] == up.settings.submission_places[0].port
+    assert keys["smtp_submission_tls_port"] == up.settings.submission_tls_places[0].port
+    assert f"smtps://{up.settings.submission_tls_places[0]}" in up.log()
     assert keys["api_url"] in up.log()
     assert up.health() == (200, [])
 
@@ -195,7 +199,9 @@ def test_what_hangs_does_not_hold_up_the_end_and_is_delivered_by_the_next_up(
 # --- what it refuses --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("setting", ["PILLARBOX_SMTP", "PILLARBOX_HTTP"])
+@pytest.mark.parametrize(
+    "setting", ["PILLARBOX_SMTP", "PILLARBOX_HTTP", "PILLARBOX_SUBMISSION", "PILLARBOX_SUBMISSION_TLS"]
+)
 def test_a_port_in_use_is_told_in_one_line_that_names_the_setting(tmp_path: Path, setting: str) -> None:
     with socket.create_server(("127.0.0.1", free_port()), reuse_port=True) as taken:
         status, output = run_up(tmp_path, **{setting: f"127.0.0.1:{taken.getsockname()[1]}"})
@@ -278,6 +284,8 @@ def run_up(folder: Path, **environment: str) -> tuple[int, str]:
         "PILLARBOX_DATA": str(folder / "data"),
         "PILLARBOX_SMTP": f"127.0.0.1:{free_port()}",
         "PILLARBOX_HTTP": f"127.0.0.1:{free_port()}",
+        "PILLARBOX_SUBMISSION": f"127.0.0.1:{free_port()}",
+        "PILLARBOX_SUBMISSION_TLS": f"127.0.0.1:{free_port()}",
         **environment,
     }
     done = subprocess.run(

@@ -46,7 +46,7 @@ class Up:
         assert self.process.poll() is None, f"up ended at once:\n{self.log()[-3000:]}"
 
     def pids(self, role: str) -> list[int]:
-        """The children that are `redis`, `smtp`, `worker`, `web` or `scheduler` (grandchildren are not counted)."""
+        """The children that are `redis`, `smtp`, `submission`, `worker`, `web` or `scheduler`; no grandchildren."""
         return [pid for pid in _children(self.process.pid) if _role(pid) == role]
 
     def kill_one(self, role: str, timeout: float = 20.0) -> None:
@@ -116,6 +116,8 @@ def start_up(folder: Path, **environment: str) -> Up:
         "PILLARBOX_DATA": str(folder / "data"),
         "PILLARBOX_SMTP": f"127.0.0.1:{free_port()}",
         "PILLARBOX_HTTP": f"127.0.0.1:{free_port()}",
+        "PILLARBOX_SUBMISSION": f"127.0.0.1:{free_port()}",
+        "PILLARBOX_SUBMISSION_TLS": f"127.0.0.1:{free_port()}",
         **environment,
     }
     complete = {**clean_environment(), **given}

@@ -26,6 +26,7 @@ from web.api import (
     sending_domains,
     sending_health,
     suppressions,
+    tracking_hits,
     webhooks,
 )
 from web.auth import SECURITY_SCHEMES
@@ -43,10 +44,11 @@ from web.tracking import tracking
 RESOURCES = (
     *(addresses, custom_domains, incoming_statuses, rules),
     *(messages, outbound_messages, layouts, sending_domains, suppressions, webhooks, sending_health, credentials),
+    tracking_hits,
 )
 DESCRIPTION = (
-    "Receive email as HTTP POSTs, send email by HTTP. Every error is JSON with `status` and `error`; times are RFC 3339 "
-    "in UTC; lists are newest first, and their `Link` header leads to the next page."
+    "Receive email as HTTP POSTs, send email by HTTP. Every error is JSON with `status` and `error`; times are RFC "
+    "3339 in UTC; lists are newest first, and their `Link` header leads to the next page."
 )
 
 

@@ -22,7 +22,7 @@ from core.clock import Clock
 from core.delivery import DeliveryKind, Policy, Verdict, our_fault
 from core.errors import StorageUnavailable
 from core.ids import new_worker_id
-from core.services.claims import Claim, ClaimRequest, claim, lease_token
+from core.services.claims import Claim, ClaimRequest, claim, has_due, lease_token
 from core.services.leases import FinishedAttempt, Follow, Leased, Loader
 from core.services.recording import record
 from core.store.db import Database
@@ -32,6 +32,9 @@ BATCH_PAUSE_S = 0.005
 STORAGE_PAUSE_S = 0.5
 """How long the clerk waits for a database that fails before it tries again."""
 PROVEN_HOSTS = 10_000
+
+Ring = Callable[[DeliveryKind], None]
+"""Tells those who deliver this kind that something is due. Neither blocks nor fails."""
 
 log = structlog.get_logger("worker")
 
@@ -45,6 +48,8 @@ class Line(Generic[Leased]):
     policy: Policy
     load: Loader[Leased]
     follow: Follow
+    rings: tuple[DeliveryKind, ...] = ()
+    """What `follow` makes due besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,11 @@ class EngineLimits:
 class Engine(Generic[Leased]):
     """Claims, attempts and records deliveries of one kind."""
 
-    def __init__(self, database: Database, line: Line[Leased], limits: EngineLimits, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, line: Line[Leased], limits: EngineLimits, clock: Clock, ring: Ring | None = None
+    ) -> None:
+        """Without `ring`, what the line makes due besides waits for the scheduler's next second."""
+        self._ring = ring
         self._database = database
         self._line = line
         self._limits = limits
@@ -191,7 +200,16 @@ class Engine(Generic[Leased]):
             log.exception("a batch could not be recorded; recording one by one", attempts=len(finished))
             self._record_one_by_one(finished, now_ms)
         self._forget(finished)
+        self._ring_for_what_follows(now_ms)
         return True
+
+    def _ring_for_what_follows(self, now_ms: int) -> None:
+        """After the commit. Looked up first: what follows is rare, and a claim in vain costs several times as much."""
+        if self._ring is None:
+            return
+        for kind in self._line.rings:
+            if has_due(self._database, kind, now_ms):
+                self._ring(kind)
 
     def _claim(self, had_finished: bool, now_ms: int) -> Claim[Leased] | None:
         """Claim what fits beside what is in flight, if anybody asked, or something waits for a host to be free."""

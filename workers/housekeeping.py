@@ -1,4 +1,5 @@
-"""Housekeeping beside the scheduler: purges what has outlived its age, sweeps up orphans, gives the disk back.
+"""Housekeeping beside the scheduler: purges what has outlived its age, sweeps up orphans, gives the disk back; and
+watches how well mail is sent.
 
 Several gateways' schedulers may do so at once: whatever one has removed, the others do not find.
 """
@@ -15,8 +16,12 @@ from core.built_in_store import purge_built_in
 from core.clock import DAY_MS, SECOND_MS, Clock, to_datetime
 from core.config import Settings
 from core.errors import StorageUnavailable
+from core.sending.health import PauseBounds
 from core.services.orphans import OrphanSweep
+from core.services.pauses import release_unpaused
 from core.services.retention import DEFAULT_LIMITS, PurgeLimits, Retention, RetentionAges
+from core.services.send_accounts import gateway_send_settings
+from core.services.send_health import pause_unhealthy
 from core.store.blobs import open_blobs
 from core.store.db import Database
 from core.store.reclaim import can_give_back, give_back
@@ -26,6 +31,8 @@ from workers.domain_checks import DomainChecks
 FIRST_AFTER_S = 60.0
 """A gateway that has just started has better things to do."""
 EVERY_S = 300.0
+GUARD_EVERY_S = 60.0
+"""How soon sending is paused after bounces or complaints have come."""
 SHUTDOWN_S = 2.0
 """More than the longest transaction takes; what is not finished is rolled back."""
 STORED_FILES = 1_000
@@ -101,8 +108,27 @@ class Household:
         remove_abandoned(folder, older_than_s=2 * self._settings.data_timeout, now_s=now_ms / SECOND_MS)
 
 
+class SendGuard:
+    """Pauses what sends badly, and lets go what no pause holds any more."""
+
+    def __init__(self, settings: Settings, database: Database, clock: Clock) -> None:
+        self._bounds = PauseBounds(settings.pause_bounce_percent, settings.pause_complaint_permille)
+        self._defaults = gateway_send_settings(settings)
+        self._database = database
+        self._clock = clock
+
+    def look(self) -> tuple[int, int]:
+        """Once: how many domains and accounts were paused, and how many recipients' mail was let go.
+
+        Raises `StorageUnavailable`.
+        """
+        paused = pause_unhealthy(self._database, self._bounds, self._clock())
+        return len(paused), release_unpaused(self._database, self._clock, self._defaults)
+
+
 class Housekeeper:
-    """Tidies every few minutes in a thread of its own, so that nothing else in its process is ever late."""
+    """Tidies every few minutes and guards sending every minute, each in a thread of its own, so that nothing else in
+    its process is ever late."""
 
     def __init__(
         self,
@@ -116,16 +142,35 @@ class Housekeeper:
         self._database = database
         self._first_after_s = first_after_s
         self._household = Household(settings, database, clock, self._stop, limits)
-        self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
+        self._guard = SendGuard(settings, database, clock)
+        self._threads = (
+            threading.Thread(target=self._run, name="housekeeper", daemon=True),
+            threading.Thread(target=self._stand_guard, name="send-guard", daemon=True),
+        )
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """End soon: after the transaction that is running."""
         self._stop.set()
-        self._thread.join(SHUTDOWN_S)
+        for thread in self._threads:
+            thread.join(SHUTDOWN_S)
+
+    def _stand_guard(self) -> None:
+        while not self._stop.wait(GUARD_EVERY_S):
+            try:
+                _, released = self._guard.look()
+            except StorageUnavailable as error:
+                log.warning("the send guard failed; trying again later", reason=str(error))
+            except Exception as error:
+                log.error("the send guard failed", exc_info=error)
+            else:
+                if released:
+                    log.info("held mail goes, as no pause holds it any more", recipients=released)
+        self._database.close()
 
     def _run(self) -> None:
         if not can_give_back_now(self._database):

@@ -19,7 +19,7 @@ from core.store.db import Database
 from outbound.forward_mail import Forward, MailForwarder, received_lines
 from outbound.mail import OutgoingMail
 from outbound.mx import MxTransport, mx_transport_for
-from outbound.pool import ConnectionPool
+from outbound.pool import ConnectionPool, PoolLimits
 
 log = structlog.get_logger("worker")
 
@@ -86,4 +86,5 @@ class BounceAttempt:
 
 def open_transport(settings: Settings, clock: Clock) -> MxTransport:
     """The way out, with its kept connections. Raises `ConfigurationError`."""
-    return mx_transport_for(settings, clock, ConnectionPool(), dnssec=settings.dnssec)
+    kept = ConnectionPool(PoolLimits(per_place=settings.connections_per_host))
+    return mx_transport_for(settings, clock, kept, dnssec=settings.dnssec)

@@ -16,3 +16,5 @@ class Transport:
     threads: int
     attempt_limit_ms: int
     """The longest an attempt may take: leases are longer."""
+    host_concurrency: int | None = None
+    """Deliveries in flight to one host at once, over all workers; None for what the settings say."""

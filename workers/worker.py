@@ -171,18 +171,20 @@ class SideDoor(threading.Thread):
 
 def build_engines(settings: Settings, database: Database, worker_id: str) -> dict[DeliveryKind, Engine[Any]]:
     """The engines that the settings describe, one for each kind of delivery. Raises `ConfigurationError`."""
-    return {
-        kind: Engine(
-            database,
-            transport.line,
-            EngineLimits(
-                kind=kind,
-                threads=transport.threads,
-                host_concurrency=settings.host_concurrency,
-                attempt_limit_ms=transport.attempt_limit_ms,
-                worker_id=worker_id,
-            ),
-            system_clock,
+    engines: dict[DeliveryKind, Engine[Any]] = {}
+
+    def ring(kind: DeliveryKind) -> None:
+        """Our own engine is nearer than any bell."""
+        if kind in engines:
+            engines[kind].drain(0.0)
+
+    for kind, transport in open_transports(settings, database, system_clock).items():
+        limits = EngineLimits(
+            kind=kind,
+            threads=transport.threads,
+            host_concurrency=transport.host_concurrency or settings.host_concurrency,
+            attempt_limit_ms=transport.attempt_limit_ms,
+            worker_id=worker_id,
         )
-        for kind, transport in open_transports(settings, database, system_clock).items()
-    }
+        engines[kind] = Engine(database, transport.line, limits, system_clock, ring)
+    return engines

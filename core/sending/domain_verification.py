@@ -40,9 +40,12 @@ class DomainVerifier:
         self._lookup = lookup
         self._clock = clock
 
-    def verify(self, expectation: Expectation) -> DomainStatus:
-        """Ask for everything, within `domain_questions.VERIFY_S` seconds. Never raises because of the DNS."""
-        questions = Questions(self._lookup)
+    def verify(self, expectation: Expectation, questions: Questions | None = None) -> DomainStatus:
+        """Ask for everything, within `domain_questions.VERIFY_S` seconds. Never raises because of the DNS.
+
+        Verifications that share `questions` share that time, and what was answered.
+        """
+        questions = questions or Questions(self._lookup)
         domain, hosts = expectation.domain, expectation.hosts
         key = _check_key(domain, expectation.selector, expectation.public_record, questions)
         path = _ReturnPath(domain, hosts, questions).check()
@@ -50,9 +53,11 @@ class DomainVerifier:
         dmarc = check_policy(domain, hosts.report_address, key.signing_domain, questions)
         return DomainStatus(key.check, path.result, spf, dmarc.check, key.signing_domain, dmarc.policy)
 
-    def check_key(self, domain: str, selector: str, public_record: str) -> KeyStatus:
+    def check_key(
+        self, domain: str, selector: str, public_record: str, questions: Questions | None = None
+    ) -> KeyStatus:
         """One key only: a second one beside the key in use, before it takes over."""
-        return _check_key(domain, selector, public_record, Questions(self._lookup))
+        return _check_key(domain, selector, public_record, questions or Questions(self._lookup))
 
 
 class _Finding(NamedTuple):

@@ -127,6 +127,8 @@ class Returned:
     """Without angle brackets. Anybody may have written it: no proof."""
     reporting_mta: str | None = None
     complaint: Complaint | None = None
+    was_displayed: bool = False
+    """Whether a receipt says that somebody saw the mail."""
     text: str = ""
     """The beginning of what a person would read."""
 

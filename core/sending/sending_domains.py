@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -40,6 +41,7 @@ MX_PREFERENCE = 10
 MAX_DOMAIN_LENGTH = 253 - len(f"{SELECTOR_PREFIX}20000101{'x' * SELECTOR_MARK_LENGTH}.{KEY_LABEL}.")
 """So that the longest name below it is one (RFC 1035 section 2.3.4)."""
 _FIELD = "domain"
+_ADDRESS_TYPES = ("A", "AAAA")
 
 
 class KeyAlgorithm(StrEnum):
@@ -60,6 +62,15 @@ class KeyPair:
     """The text of the TXT record."""
 
 
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """The public side of a key."""
+
+    selector: str
+    public_record: str
+    """The text of the TXT record."""
+
+
 class Purpose(StrEnum):
     """What a record is for."""
 
@@ -67,6 +78,7 @@ class Purpose(StrEnum):
     DKIM = "dkim"
     SPF = "spf"
     DMARC = "dmarc"
+    TRACKING = "tracking"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,28 +184,40 @@ def signing_domains(domain: str) -> tuple[str, ...]:
 
 
 def required_records(
-    domain: str, selector: str, public_record: str, hosts: SendingHosts, key_host: str | None = None
+    domain: str, keys: Sequence[KeyRecord], hosts: SendingHosts, tracking: DnsRecord | None = None
 ) -> tuple[RequiredRecord, ...]:
-    """What the customer publishes. `key_host` is a name of ours with the key, for a CNAME instead of a TXT record."""
-    key = (
-        DnsRecord(key_name(selector, domain), "TXT", public_record)
-        if key_host is None
-        else DnsRecord(key_name(selector, domain), "CNAME", key_host)
-    )
+    """What the customer publishes: the return path, each key, the host of tracked links if it has one of its own."""
+    dkim = [DnsRecord(key_name(key.selector, domain), "TXT", key.public_record) for key in keys]
+    advice = [(Purpose.TRACKING, tracking)] if tracking is not None else []
+    advice.append((Purpose.DMARC, dmarc_suggestion(domain, hosts.report_address)))
     return (
-        RequiredRecord(Purpose.RETURN_PATH, DnsRecord(mta_domain(domain), "CNAME", hosts.return_path_host)),
-        RequiredRecord(Purpose.DKIM, key),
-        RequiredRecord(Purpose.DMARC, dmarc_suggestion(domain, hosts.report_address), is_required=False),
+        *_return_path(domain, hosts),
+        *(RequiredRecord(Purpose.DKIM, record) for record in dkim),
+        *(RequiredRecord(purpose, record, is_required=False) for purpose, record in advice),
     )
+
+
+def _return_path(domain: str, hosts: SendingHosts) -> tuple[RequiredRecord, ...]:
+    if is_gateways_own(domain, hosts):
+        receiver, policy, *_ = operator_records(hosts)
+        return (RequiredRecord(Purpose.RETURN_PATH, receiver), RequiredRecord(Purpose.SPF, policy))
+    return (RequiredRecord(Purpose.RETURN_PATH, DnsRecord(mta_domain(domain), "CNAME", hosts.return_path_host)),)
 
 
 def records_without_cname(domain: str, hosts: SendingHosts) -> tuple[RequiredRecord, ...]:
     """In place of the CNAME at `mta.<domain>`, for those who cannot or will not have one there."""
+    if is_gateways_own(domain, hosts):
+        return ()
     name = mta_domain(domain)
     return (
         RequiredRecord(Purpose.RETURN_PATH, DnsRecord(name, "MX", f"{MX_PREFERENCE} {hosts.mx_hostname}")),
         RequiredRecord(Purpose.SPF, DnsRecord(name, "TXT", f"v=spf1 include:{hosts.return_path_host} -all")),
     )
+
+
+def is_gateways_own(domain: str, hosts: SendingHosts) -> bool:
+    """Whether the domain's return path is the host that all others point to; it cannot be a CNAME of itself."""
+    return mta_domain(domain) == hosts.return_path_host.lower()
 
 
 def dmarc_suggestion(domain: str, report_address: str | None) -> DnsRecord:
@@ -229,7 +253,7 @@ def zone_line(record: DnsRecord) -> str:
 def _zone_value(record: DnsRecord) -> str:
     if record.type == "TXT":
         return " ".join(map(_quoted, txt_strings(record.value)))
-    return f"{record.value}."
+    return record.value if record.type in _ADDRESS_TYPES else f"{record.value}."
 
 
 def _quoted(text: str) -> str:

@@ -23,4 +23,6 @@ class SuppressionReason(StrEnum):
 def suppression_key(address: str) -> str:
     """An address as lists hold it: lower case, domain as A-labels. Of no mailbox, lower case alone."""
     mailbox = parse_mailbox(address)
-    return (mailbox.text if mailbox else address).lower()
+    if mailbox is None:
+        return address.lower()
+    return f"{mailbox.text.rpartition('@')[0]}@{mailbox.domain}".lower()

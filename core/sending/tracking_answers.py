@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from core.sending.tracking_hits import Hit
+from core.sending.tracking_hits import Hit, RequestHeaders
 
 PIXEL: Final = (
     b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff"  # one by one pixel, a palette of two colours
@@ -69,12 +69,12 @@ class PrivacySignals(StrEnum):
     DO_NOT_RECORD = "do_not_record"
 
 
-def declines_tracking(headers: Mapping[str, str]) -> bool:
+def declines_tracking(headers: RequestHeaders) -> bool:
     """Whether the request asks not to be tracked: Tracking Preference Expression, or Global Privacy Control."""
     return any(headers.get(name, "").strip() == "1" for name in ("DNT", "Sec-GPC"))
 
 
-def kept_hit(hit: Hit, headers: Mapping[str, str], policy: PrivacySignals) -> Hit | None:
+def kept_hit(hit: Hit, headers: RequestHeaders, policy: PrivacySignals) -> Hit | None:
     """What may be kept of a hit, None for nothing. To be judged before, on the whole of it."""
     if policy is PrivacySignals.IGNORE or not declines_tracking(headers):
         return hit
@@ -90,3 +90,11 @@ def coarse_network(address: str) -> str:
     plain = getattr(found, "ipv4_mapped", None) or found
     bits = KEPT_IPV4_BITS if plain.version == 4 else KEPT_IPV6_BITS
     return str(ipaddress.ip_network((plain, bits), strict=False))
+
+
+def network_address(network: str) -> str:
+    """The first address of a network as `coarse_network` gives it: for those who expect an address, e.g. `192.0.2.0`.
+
+    Empty for the empty network.
+    """
+    return network.partition("/")[0]

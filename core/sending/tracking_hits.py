@@ -9,9 +9,10 @@ is decided when it is counted.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 from core.clock import MINUTE_MS, SECOND_MS
 from core.netguard import IPNetwork
@@ -32,6 +33,8 @@ BEFORE_ANSWER_MS = MINUTE_MS
 answer was lost, and says nothing."""
 BURSTS = ((2, SECOND_MS), (3, 2 * SECOND_MS))
 """So many different links of one mail within so many milliseconds are more than a person follows."""
+SETTLED_MS = 3 * SECOND_MS
+"""After so long all that belongs to a burst has come, and the moment of the delivery is written down."""
 READ_AGAIN_MS = 10 * SECOND_MS
 """A pixel fetched again so long after the first time was looked at again."""
 
@@ -103,6 +106,7 @@ MEANINGS = {
     Signal.PROXY_NETWORK: SignalMeaning(HitKind.PROXY, 0, "a network that you listed as an image proxy's"),
 }
 """In the order in which they decide the kind where points are equal."""
+_PLACES = {signal: place for place, signal in enumerate(MEANINGS)}
 
 _CLIENT_SIGNALS = {
     ClientKind.SECURITY_PRODUCT: Signal.SECURITY_PRODUCT,
@@ -122,6 +126,13 @@ _NETWORK_SIGNALS = {
 _PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
 """The first is of the Fetch standard, the others those of older browsers."""
 _PREFETCH_VALUES = ("prefetch", "preview", "prerender")
+
+
+class RequestHeaders(Protocol):
+    """The headers of a request; names are found in whatever case, as with Flask's."""
+
+    def get(self, name: str, default: str, /) -> str:
+        """The value of a header, or the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +180,8 @@ class HitJudgement:
         return self.kind in (HitKind.PERSON, HitKind.PROXY)
 
 
-def hit_from_request(at_ms: int, link: int | None, method: str, address: str, headers: Mapping[str, str]) -> Hit:
-    """What is looked at of a request. `headers` finds names in whatever case (as Flask's do)."""
+def hit_from_request(at_ms: int, link: int | None, method: str, address: str, headers: RequestHeaders) -> Hit:
+    """What is looked at of a request."""
     purposes = " ".join(headers.get(name, "") for name in _PREFETCH_HEADERS).lower()
     return Hit(
         at_ms,
@@ -190,11 +201,14 @@ def judge_hit(
 
     `delivered_ms` is when the recipient's host took the mail, None while that is not known. `others` are other hits of
     the same delivery, before and after: the first of a burst is known as such only when the next has come, so judge
-    again what came in the last seconds. `networks` are gone through one by one: some hundreds, not a whole table.
+    what came when some seconds have passed. `networks` are gone through one by one: some hundreds, not a whole table.
     """
-    found = set(_request_signals(hit)) | set(_timing_signals(hit, delivered_ms, others))
-    found |= set(_network_signals(hit.address, networks))
-    signals = tuple(sorted(found, key=lambda signal: (-MEANINGS[signal].points, list(MEANINGS).index(signal))))
+    return judge_signals((*request_signals(hit, networks), *timing_signals(hit, delivered_ms, others)))
+
+
+def judge_signals(found: Iterable[Signal]) -> HitJudgement:
+    """Who came, by what speaks for a machine: by `request_signals` and `timing_signals` of a hit together."""
+    signals = tuple(sorted(set(found), key=lambda signal: (-MEANINGS[signal].points, _PLACES[signal])))
     points = min(100, sum(MEANINGS[signal].points for signal in signals))
     if points >= MACHINE_POINTS:
         return HitJudgement(MEANINGS[signals[0]].kind, points, signals)
@@ -202,7 +216,8 @@ def judge_hit(
     return HitJudgement(HitKind.PROXY if is_proxy else HitKind.PERSON, points, signals)
 
 
-def _request_signals(hit: Hit) -> list[Signal]:
+def request_signals(hit: Hit, networks: Sequence[KnownNetwork] = ()) -> tuple[Signal, ...]:
+    """What the request says by itself: to be asked before anything of it is forgotten."""
     client = client_kind(hit.user_agent, is_open=hit.link is None)
     signals = [_CLIENT_SIGNALS[client]] if client in _CLIENT_SIGNALS else []
     if hit.is_head:
@@ -211,17 +226,18 @@ def _request_signals(hit: Hit) -> list[Signal]:
         signals.append(Signal.PREFETCH_HEADER)
     if not hit.has_language:
         signals.append(Signal.NO_LANGUAGE)
-    return signals
+    return (*signals, *_network_signals(hit.address, networks))
 
 
-def _timing_signals(hit: Hit, delivered_ms: int | None, others: Sequence[Hit]) -> list[Signal]:
-    signals = [Signal.BURST] if hit.link is not None and _is_in_burst(hit, others) else []
+def timing_signals(hit: Hit, delivered_ms: int | None, others: Sequence[Hit]) -> tuple[Signal, ...]:
+    """What its moment says, beside the delivery and other hits of it: only moments and links are looked at."""
+    burst = [Signal.BURST] if hit.link is not None and _is_in_burst(hit, others) else []
     age_ms = hit.at_ms - delivered_ms if delivered_ms is not None else None
     if age_ms is None or age_ms < -BEFORE_ANSWER_MS or age_ms >= SOON_MS:
-        return signals
+        return tuple(burst)
     if age_ms >= AT_ONCE_MS:
-        return [*signals, Signal.SOON]
-    return [*signals, Signal.OPENED_AT_ONCE if hit.link is None else Signal.CLICKED_AT_ONCE]
+        return (*burst, Signal.SOON)
+    return (*burst, Signal.OPENED_AT_ONCE if hit.link is None else Signal.CLICKED_AT_ONCE)
 
 
 def _is_in_burst(hit: Hit, others: Sequence[Hit]) -> bool:

@@ -1,4 +1,4 @@
-"""What the pixel and the links of a tracked mail carry: who was written to, and where a click leads, under a signature.
+"""What pixel, links and unsubscribe URL of a mail carry: for whom, and where a click leads, under a signature.
 
 A token is base64url without padding (RFC 4648 section 5) of
 
@@ -32,6 +32,8 @@ OPEN_PATH = "o"
 """`<base URL>/o/<token>` is the pixel."""
 CLICK_PATH = "c"
 """`<base URL>/c/<token>` is a link."""
+UNSUBSCRIBE_PATH = "u"
+"""`<base URL>/u/<token>` is where the recipient unsubscribes."""
 
 _VERSION = 1
 _ID_OCTETS = 16
@@ -73,7 +75,15 @@ class Clicked:
     link: TrackedLink
 
 
+@dataclass(frozen=True, slots=True)
+class Unsubscribing:
+    """What the token to unsubscribe says."""
+
+    delivery_id: str
+
+
 _OPEN_KIND = _VERSION << 4 | 1
+_UNSUBSCRIBE_KIND = _VERSION << 4 | 4
 _CLICK_KINDS = {LinkPlace.HTML: _VERSION << 4 | 2, LinkPlace.TEXT: _VERSION << 4 | 3}
 _PLACES = {kind: place for place, kind in _CLICK_KINDS.items()}
 
@@ -88,6 +98,10 @@ class TrackingTokens:
         """The token of the pixel; 44 characters. Raises `ValueError` when the id is no UUID."""
         return self._sealed(_OPEN_KIND, _id_octets(delivery_id))
 
+    def for_unsubscribe(self, delivery_id: str) -> str:
+        """The token to unsubscribe; 44 characters. Raises `ValueError` when the id is no UUID."""
+        return self._sealed(_UNSUBSCRIBE_KIND, _id_octets(delivery_id))
+
     def for_click(self, delivery_id: str, link: TrackedLink) -> str:
         """The token of a link.
 
@@ -99,7 +113,7 @@ class TrackingTokens:
         content = _id_octets(delivery_id) + link.number.to_bytes(_NUMBER_OCTETS, "big") + link.target.encode("ascii")
         return self._sealed(_CLICK_KINDS[link.place], content)
 
-    def read(self, token: str) -> Opened | Clicked | None:
+    def read(self, token: str) -> Opened | Clicked | Unsubscribing | None:
         """What a token of ours says; None for anything else. The comparison takes the same time for any tag."""
         octets = _octets(token) if len(token) <= MAX_TOKEN_CHARACTERS else None
         if octets is None or len(octets) < _ID_OCTETS + _TAG_OCTETS + 1:
@@ -116,11 +130,21 @@ class TrackingTokens:
         return hmac.digest(self._secret, bytes((kind,)) + content, "sha256")[:_TAG_OCTETS]
 
 
-def _understood(kind: int, content: bytes) -> Opened | Clicked | None:
+def unsubscribe_url(base_url: str, tokens: TrackingTokens, delivery_id: str) -> str:
+    """Where the recipient of a delivery unsubscribes: by POST at once (RFC 8058), by GET after a question.
+
+    For List-Unsubscribe the base URL must be https. Raises `ValueError` when the id is no UUID.
+    """
+    return f"{base_url}/{UNSUBSCRIBE_PATH}/{tokens.for_unsubscribe(delivery_id)}"
+
+
+def _understood(kind: int, content: bytes) -> Opened | Clicked | Unsubscribing | None:
     """A genuine token's content; None for a kind that only a newer version of us makes."""
     delivery_id = str(uuid.UUID(bytes=content[:_ID_OCTETS]))
     if kind == _OPEN_KIND:
         return Opened(delivery_id)
+    if kind == _UNSUBSCRIBE_KIND:
+        return Unsubscribing(delivery_id)
     if kind not in _PLACES:
         return None
     rest = content[_ID_OCTETS:]

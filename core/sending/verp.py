@@ -33,6 +33,11 @@ _UUID_VERSION = 7
 _TIME_SHIFT = 80
 
 
+def is_like_return_path(local_part: str) -> bool:
+    """Whether a local part has the form of ours; what it says is for `ReturnPaths.read` to prove."""
+    return local_part.isascii() and _FORM.match(local_part.lower()) is not None
+
+
 class ReturnPaths:
     """Makes return paths and reads them. Holds no state but the secret."""
 

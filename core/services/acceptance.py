@@ -32,7 +32,7 @@ _INSERT_RAW = "INSERT INTO raw_message (message_id, body, blob_key) VALUES {rows
 _INSERT_DELIVERY = """
 INSERT INTO delivery (id, kind, account_id, message_id, address_id, custom_domain_id, recipients, target_host, state,
                       attempts, cycle_attempts, cycle_started_ms, due_ms, created_ms, finished_ms, last_error,
-                      judgement, fingerprint, lease_token)
+                      judgement, fingerprint, lease_token, detail)
 VALUES {rows}"""
 _SAME_BEFORE = """
 SELECT id, state, lease_token, due_ms FROM delivery WHERE fingerprint = ? AND id >= ? ORDER BY id DESC LIMIT 1"""
@@ -225,5 +225,5 @@ def _delivery_row(made: NewDelivery) -> Row:
         DeliveryState.QUARANTINED if is_held else DeliveryState.PENDING, attempts, attempts, moment,
         moment if plan.lease_token is None else plan.lease_end_ms, moment, moment if is_held else None,
         plan.held_because, None if plan.judgement is None else plan.judgement.to_json(), made.fingerprint,
-        plan.lease_token,
+        plan.lease_token, None if route.about is None else orjson.dumps(route.about).decode(),
     )  # fmt: skip

@@ -10,6 +10,8 @@ from core.services.gateway_account import GATEWAY_ACCOUNT_ID
 from core.store.db import Database
 from core.store.models import Account, Credential
 
+_LIST = "SELECT id, name, created_ms FROM account WHERE id <> ? ORDER BY created_ms, id"
+
 
 class CredentialKind(StrEnum):
     """What a key opens."""
@@ -26,6 +28,15 @@ class NewAccount:
     api_key: str
     smtp_username: str
     smtp_password: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRecord:
+    """An account as it stands."""
+
+    account_id: str
+    name: str
+    created_ms: int
 
 
 def create_account(database: Database, name: str, now_ms: int) -> NewAccount:
@@ -59,9 +70,17 @@ def authenticates(database: Database, account_id: str, api_key: str) -> bool:
                 Credential.account == account_id,
                 Credential.kind == CredentialKind.API,
                 Credential.secret_sha256 == secret_digest(api_key),
+                Credential.is_active,
             )
             .exists()
         )
+
+
+def list_accounts(database: Database) -> list[AccountRecord]:
+    """All customers, oldest first. Raises `StorageUnavailable`."""
+    with database.reading():
+        rows = database.execute(_LIST, (GATEWAY_ACCOUNT_ID,))
+    return [AccountRecord(*row) for row in rows]
 
 
 def has_accounts(database: Database) -> bool:

@@ -8,31 +8,33 @@ found by walking along a primary key from its beginning.
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
 
 import structlog
 
 from core.clock import DAY_MS
-from core.config import Settings
-from core.delivery import DeliveryKind
+from core.delivery import SEND_KINDS, DeliveryKind
 from core.errors import StorageUnavailable
 from core.ids import first_id_at
 from core.services.gateway_account import GATEWAY_ADDRESS_ID
+from core.services.purging import DEFAULT_LIMITS, Purged, PurgeLimits, PurgeWalk, RetentionAges
+from core.services.sent_retention import SentRetention
 from core.store.blobs import BlobStore
 from core.store.db import Database, Row
+
+__all__ = ["DEFAULT_LIMITS", "IDLE_HEALTH_MS", "PurgeLimits", "Purged", "Retention", "RetentionAges", "purge"]
 
 IDLE_HEALTH_MS = DAY_MS
 """How long after its breaker closed a host without mail is remembered as failing."""
 
-_ENDED = "d.state <> 'pending' AND coalesce(d.finished_ms, d.created_ms) < ?"
+# Sent mail that is held is not over before it is cancelled (`core.services.sent_retention`).
+_ENDED = f"""d.state <> 'pending' AND coalesce(d.finished_ms, d.created_ms) < ?
+AND NOT (d.state = 'quarantined' AND d.kind IN ({", ".join(repr(kind.value) for kind in SEND_KINDS)}))"""
 _NOTHING_NEEDS = f"NOT EXISTS (SELECT 1 FROM delivery d WHERE d.message_id = {{owner}} AND NOT ({_ENDED}))"  # noqa: S608
-_WINDOW_END = "SELECT {key} FROM {table} WHERE {key} > ? AND {key} < ? ORDER BY {key} LIMIT 1 OFFSET ?"
 
 _OLD_STATUSES = f"""
 SELECT d.id, CASE WHEN r.message_id IS NULL THEN 0 ELSE m.size END
-FROM delivery d JOIN message m ON m.id = d.message_id LEFT JOIN raw_message r ON r.message_id = m.id
+FROM delivery d LEFT JOIN message m ON m.id = d.message_id LEFT JOIN raw_message r ON r.message_id = m.id
 WHERE d.id > ? AND d.id <= ? AND {_ENDED} ORDER BY d.id"""  # noqa: S608 (constants)
 _DELETE_STATUSES = f"""
 DELETE FROM delivery WHERE id IN (
@@ -95,79 +97,9 @@ RETURNING target_host"""  # noqa: S608 (constants)
 log = structlog.get_logger("retention")
 
 
-@dataclass(frozen=True, slots=True)
-class RetentionAges:
-    """Days after which things go; 0 keeps them for ever."""
-
-    raw_days: int = 0
-    """Raw messages, counted from the end of their last delivery."""
-    parsed_days: int = 0
-    """What was read from a message, counted likewise."""
-    attempts_days: int = 0
-    """Attempts, counted from each one's beginning."""
-    statuses_days: int = 0
-    """Deliveries, counted from their end; with the last one of a message go message, raw bytes and attempts."""
-
-    @classmethod
-    def of(cls, settings: Settings) -> RetentionAges:
-        """The ages that are set."""
-        return cls(
-            settings.keep_raw_days, settings.keep_parsed_days, settings.keep_attempts_days, settings.keep_statuses_days
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class PurgeLimits:
-    """How much is done at once. Measured, see docs/operations.md."""
-
-    rows: int = 500
-    """Of one transaction."""
-    bytes: int = 4 * 1024 * 1024
-    """Of raw messages, in one transaction (one message may be larger)."""
-    window: int = 2_000
-    """Rows that one reading statement looks at."""
-    transactions: int = 400
-    """Of each sort in one run; then the others have their turn."""
-    pause_s: float = 0.02
-    """After each transaction at least; else as long as that took, so that whoever waits gets his turn."""
-
-
-DEFAULT_LIMITS = PurgeLimits()
-
-
-@dataclass(slots=True)
-class Purged:
-    """What a run removed."""
-
-    statuses: int = 0
-    messages: int = 0
-    raw: int = 0
-    """Raw messages purged at their own age, not with their message."""
-    findings: int = 0
-    """Messages whose text and verdicts were forgotten."""
-    attempts: int = 0
-    """Attempts purged at their own age, not with their delivery."""
-    addresses: int = 0
-    """That had been deleted, and whose last status is gone."""
-    hosts: int = 0
-    """Forgotten to be failing."""
-    blobs: int = 0
-    is_partial: bool = field(default=False, compare=False)
-    """Whether there is more to do now."""
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """What there is to tell: all that is not nothing."""
-        counted = ((entry.name, getattr(self, entry.name)) for entry in fields(self) if entry.name != "is_partial")
-        return {name: count for name, count in counted if count}
-
-
-_Candidates = list[tuple[str | int, int]]
-"""Ids, each with the bytes that go with it."""
-
-
 class Retention:
-    """Purges one database; remembers between runs how far it got in forgetting findings."""
+    """Purges one database, and has `SentRetention` do so; remembers between runs how far it got in forgetting
+    findings."""
 
     def __init__(
         self,
@@ -180,8 +112,9 @@ class Retention:
         self._database = database
         self._blobs = blobs
         self._ages = ages
-        self._limits = limits
         self._stop = stop or threading.Event()
+        self._walk = PurgeWalk(database, limits, self._stop)
+        self._sent = SentRetention(database, self._walk, ages)
         self._locking = "FOR UPDATE SKIP LOCKED" if database.is_postgres else ""
         self._findings_from = ""
         self._purged = Purged()
@@ -192,6 +125,7 @@ class Retention:
         Raises `StorageUnavailable`; what was committed by then stays so.
         """
         self._purged = Purged()
+        self._walk.is_partial = False
         ages = self._ages
         for days, purge in (
             (ages.statuses_days, self._purge_statuses),
@@ -201,6 +135,8 @@ class Retention:
         ):
             if days and not self._stop.is_set():
                 purge(now_ms - days * DAY_MS)
+        self._sent.run(self._purged, now_ms)
+        self._purged.is_partial = self._walk.is_partial
         return self._purged
 
     def begin_again(self, now_ms: int) -> Purged:
@@ -214,11 +150,12 @@ class Retention:
             purged.hosts = len(self._database.execute(_FORGET_HOSTS, (now_ms - IDLE_HEALTH_MS,)))
         if self._ages.statuses_days:
             purged.addresses = self._delete_addresses(now_ms - self._ages.statuses_days * DAY_MS)
+        self._sent.begin_again(purged, now_ms)
         return purged
 
     def _delete_addresses(self, before_ms: int) -> int:
         with self._database.reading():
-            rows = self._database.execute(_OLD_ADDRESSES, (before_ms, GATEWAY_ADDRESS_ID, self._limits.rows))
+            rows = self._database.execute(_OLD_ADDRESSES, (before_ms, GATEWAY_ADDRESS_ID, self._walk.limits.rows))
         if not rows:
             return 0
         with self._database.transaction():
@@ -232,7 +169,9 @@ class Retention:
             statement = _DELETE_STATUSES.format(places=_places(ids), locking=self._locking)
             with self._database.transaction():
                 deleted = self._database.execute(statement, (*ids, before_ms))
-                keys = self._delete_messages(sorted({message_id for (message_id,) in deleted}))
+                keys = self._delete_messages(
+                    sorted({message_id for (message_id,) in deleted if message_id is not None})
+                )
             self._purged.statuses += len(deleted)
             self._delete_blobs(keys)
 
@@ -241,8 +180,8 @@ class Retention:
                 keys = self._delete_messages(ids)
             self._delete_blobs(keys)
 
-        self._purge_along("delivery", "id", boundary, (_OLD_STATUSES, (before_ms,)), delete)
-        self._purge_along("message", "id", boundary, (_STRAY_MESSAGES, ()), delete_strays)
+        self._walk.along("delivery", "id", boundary, (_OLD_STATUSES, (before_ms,)), delete)
+        self._walk.along("message", "id", boundary, (_STRAY_MESSAGES, ()), delete_strays)
 
     def _delete_messages(self, ids: Sequence[str | int]) -> list[str]:
         """Those that have no delivery any more; gives the keys of their blobs. Inside a transaction."""
@@ -267,7 +206,7 @@ class Retention:
             self._delete_blobs([key for _, key in deleted if key is not None])
 
         found = (_OLD_RAW, (before_ms,))
-        self._purge_along("raw_message", "message_id", first_id_at(before_ms), found, delete)
+        self._walk.along("raw_message", "message_id", first_id_at(before_ms), found, delete)
 
     def _forget_findings(self, before_ms: int) -> None:
         def forget(ids: Sequence[str | int]) -> None:
@@ -277,7 +216,7 @@ class Retention:
 
         found = (_OLD_FINDINGS, (before_ms,))
         boundary = first_id_at(before_ms)
-        self._findings_from = self._purge_along("message", "id", boundary, found, forget, self._findings_from)
+        self._findings_from = self._walk.along("message", "id", boundary, found, forget, self._findings_from)
 
     def _purge_attempts(self, before_ms: int) -> None:
         def delete(ids: Sequence[str | int]) -> None:
@@ -285,48 +224,7 @@ class Retention:
                 deleted = self._database.execute(_DELETE_ATTEMPTS.format(places=_places(ids)), ids)
             self._purged.attempts += len(deleted)
 
-        self._purge_along("attempt", "delivery_id", first_id_at(before_ms), (_OLD_ATTEMPTS, (before_ms,)), delete)
-
-    def _purge_along(
-        self,
-        table: str,
-        key: str,
-        boundary: str,
-        found: tuple[str, tuple[int, ...]],
-        purge: Callable[[Sequence[str | int]], None],
-        start: str = "",
-    ) -> str:
-        """Walk from `start` to the boundary and purge what the statement `found` selects; gives how far that led."""
-        statement, parameters = found
-        done = 0
-        reached = start
-        for after, upto in self._windows(table, key, start, boundary):
-            with self._database.reading():
-                candidates = [(row[0], row[1]) for row in self._database.execute(statement, (after, upto, *parameters))]
-            for ids in _portions(candidates, self._limits):
-                if self._stop.is_set() or done == self._limits.transactions:
-                    self._purged.is_partial = True
-                    return reached
-                self._pace(purge, ids)
-                done += 1
-            reached = upto
-        return reached
-
-    def _windows(self, table: str, key: str, start: str, boundary: str) -> Iterator[tuple[str, str]]:
-        """Keys from (exclusive) and to (inclusive), each time as many rows as one statement may look at."""
-        statement = _WINDOW_END.format(table=table, key=key)
-        after = start
-        while after < boundary:
-            with self._database.reading():
-                rows = self._database.execute(statement, (after, boundary, self._limits.window - 1))
-            upto = str(rows[0][0]) if rows else boundary
-            yield after, upto
-            after = upto
-
-    def _pace(self, purge: Callable[[Sequence[str | int]], None], ids: Sequence[str | int]) -> None:
-        started = time.monotonic()
-        purge(ids)
-        self._stop.wait(max(self._limits.pause_s, time.monotonic() - started))
+        self._walk.along("attempt", "delivery_id", first_id_at(before_ms), (_OLD_ATTEMPTS, (before_ms,)), delete)
 
     def _delete_blobs(self, keys: Sequence[str]) -> None:
         """After the commit. What cannot be deleted now, nobody knows of any more: the sweep finds it."""
@@ -344,20 +242,6 @@ def purge(
 ) -> Purged:
     """Purge once, from the beginning. Raises `StorageUnavailable`."""
     return Retention(database, blobs, ages, limits).run(now_ms)
-
-
-def _portions(candidates: _Candidates, limits: PurgeLimits) -> Iterator[list[str | int]]:
-    """As many ids at a time as one transaction may hold."""
-    portion: list[str | int] = []
-    size = 0
-    for entry, entry_size in candidates:
-        if portion and (len(portion) == limits.rows or size + entry_size > limits.bytes):
-            yield portion
-            portion, size = [], 0
-        portion.append(entry)
-        size += entry_size
-    if portion:
-        yield portion
 
 
 def _places(values: Sequence[Row | str | int]) -> str:

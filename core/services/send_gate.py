@@ -1,6 +1,7 @@
 """The one gate that every mail to be sent passes, whichever way it came: it may go, must wait, or must not go.
 
-Asked inside the transaction that stores the mail.
+Asked inside the transaction that stores the mail. In this order: a suppressed recipient is blocked; what the spam check
+objects to is held, and so is everything while account or domain are paused; limits let mail go later.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from core.sending.events import EventDetails, EventKind
+from core.sending.holding import held_by_pause, held_for_spam
 from core.sending.priority import Priority
+from core.sending.send_settings import SendSettings
 from core.sending.suppression import suppression_key
+from core.services.send_accounts import NO_SETTINGS, SendStanding, read_standing
+from core.services.send_pacing import Pacer
 from core.services.suppressions import SendTarget, find_suppressed
 from core.store.db import Database
 
@@ -53,21 +58,53 @@ class RecipientGate:
     details: EventDetails = EventDetails()
 
 
-def ask_gate(database: Database, question: GateQuestion, now_ms: int) -> list[RecipientGate]:
-    """An answer for each recipient, in their order. Inside a transaction."""
+def ask_gate(
+    database: Database, question: GateQuestion, now_ms: int, defaults: SendSettings = NO_SETTINGS
+) -> list[RecipientGate]:
+    """An answer for each recipient, in their order. Inside a transaction.
+
+    `defaults` are the gateway's (`core.services.send_accounts.gateway_send_settings`). Who waits for a limit has a
+    place when this returns. Raises `NotFound` for an account that is gone.
+    """
     targets = {
         recipient: SendTarget(question.account_id, question.sending_domain_id, suppression_key(recipient))
         for recipient in question.recipients
     }
     suppressed = find_suppressed(database, set(targets.values()))
-    return [_gate(question, recipient, suppressed.get(target)) for recipient, target in targets.items()]
+    standing = read_standing(database, question.account_id, question.sending_domain_id)
+    held = _held(question, standing)
+    pacer = Pacer(database, question.account_id, defaults, now_ms)
+    answers = []
+    for recipient, target in targets.items():
+        if target in suppressed:
+            answers.append(_block(question, recipient, suppressed[target]))
+        elif held is not None:
+            answers.append(RecipientGate(recipient, GateAnswer.HOLD, question.earliest_ms, EventKind.HELD, held))
+        else:
+            answers.append(_pace(question, recipient, pacer, standing))
+    pacer.save()
+    return answers
 
 
-def _gate(question: GateQuestion, recipient: str, reason: str | None) -> RecipientGate:
-    if reason is None:
-        return RecipientGate(recipient, GateAnswer.ALLOW, question.earliest_ms)
+def _held(question: GateQuestion, standing: SendStanding) -> EventDetails | None:
+    """Why all of it is held. The spam check goes first: the end of a pause must not let go what it objects to."""
+    if question.spam_reason is not None:
+        return EventDetails(reason=held_for_spam(question.spam_reason))
+    if standing.paused_because is not None:
+        return EventDetails(reason=held_by_pause(standing.paused_because))
+    return None
+
+
+def _block(question: GateQuestion, recipient: str, reason: str) -> RecipientGate:
     details = EventDetails(reason=f"the recipient is on the suppression list ({reason})")
     return RecipientGate(recipient, GateAnswer.BLOCK, question.earliest_ms, EventKind.SUPPRESSED, details)
+
+
+def _pace(question: GateQuestion, recipient: str, pacer: Pacer, standing: SendStanding) -> RecipientGate:
+    departure = pacer.depart(standing, recipient, question.priority, question.earliest_ms)
+    if not departure.is_limited:
+        return RecipientGate(recipient, GateAnswer.ALLOW, departure.due_ms)
+    return RecipientGate(recipient, GateAnswer.ALLOW, departure.due_ms, EventKind.RATE_LIMIT, departure.details)
 
 
 def blocked(answers: Sequence[RecipientGate]) -> list[RecipientGate]:

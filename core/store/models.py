@@ -274,7 +274,7 @@ class SoftBounce(_Table):
 
     account = peewee.ForeignKeyField(Account, on_delete="CASCADE")
     address = peewee.TextField()
-    count = peewee.IntegerField()
+    count = peewee.IntegerField()  # negative: one mail was taken since, which a notice may take back
     first_ms = peewee.BigIntegerField()
     last_ms = peewee.BigIntegerField()
 

@@ -46,6 +46,16 @@ def read_automatic(mail: OpenedMail, envelope_from: str) -> tuple[ReturnedKind, 
     return None
 
 
+def was_displayed(mail: OpenedMail) -> bool:
+    """Whether a receipt says that somebody saw the mail, and not that it was deleted, or passed on by a program (RFC
+    8098 section 3.2.6.2)."""
+    return any(
+        line.lower().startswith("disposition:") and line.rpartition(";")[2].strip().lower().startswith("displayed")
+        for report in mail.reports
+        for line in report.text.splitlines()
+    )
+
+
 def _mark(mail: OpenedMail) -> str | None:
     submitted = mail.first("auto-submitted").lower().partition(";")[0].strip()
     if submitted and submitted.split()[0] != "no":

@@ -13,7 +13,7 @@ import structlog
 
 from core.sending.returned import Complaint, DsnAction, Returned, ReturnedKind, ReturnedRecipient, Severity
 from core.sending.verp import ReturnPaths
-from inbound.returned_mail.automatic import read_automatic
+from inbound.returned_mail.automatic import read_automatic, was_displayed
 from inbound.returned_mail.delivery_status import read_delivery_status
 from inbound.returned_mail.feedback import read_complaint
 from inbound.returned_mail.opened import Fields, OpenedMail, header_inside, open_mail
@@ -82,7 +82,7 @@ class _Judging:
     def _answer(self) -> Returned:
         automatic = read_automatic(self._mail, self._envelope_from)
         if automatic is not None:
-            return self._returned(*automatic)
+            return self._returned(*automatic, was_displayed=was_displayed(self._mail))
         if self._envelope_from and self._mail.first("from") and not is_mail_system(self._mail, self._envelope_from):
             return self._returned(ReturnedKind.BOUNCE_REPLY, "a sender and no sign of a program")
         return self._returned(ReturnedKind.UNKNOWN, "no known sign")
@@ -97,6 +97,7 @@ class _Judging:
         original: Fields | None = None,
         reporting_mta: str | None = None,
         envelope_id: str | None = None,
+        was_displayed: bool = False,
     ) -> Returned:
         if original is None:
             original = self._mail.original or header_inside(self._mail.text)
@@ -108,6 +109,7 @@ class _Judging:
             original_message_id=original_message_id(self._mail, original),
             reporting_mta=reporting_mta,
             complaint=complaint,
+            was_displayed=was_displayed,
             text=excerpt(self._mail.text),
         )
 

@@ -22,7 +22,7 @@ from inbound.smtp.mail_handler import InboundEnvelope
 from inbound.smtp.message_gate import MessageGate
 from inbound.smtp.recipient_gate import RecipientGate, size_limit
 from inbound.smtp.replies import Reply, accepted, loop_detected, oversize, recipient_refused
-from inbound.smtp.returns import Returns
+from inbound.smtp.returns import ReturnedTooOften, Returns
 from inbound.smtp.spool import MessageSpool, SpooledMessage
 
 POSTMASTER = "postmaster"
@@ -80,13 +80,16 @@ class InboundHandler:
             return Reply.BAD_MAILBOX
         if mailbox.domain == self._settings.domain and mailbox.local.lower() == POSTMASTER:
             mailbox = self._postmaster or mailbox
+        facts = client_facts(session, envelope)
         try:
-            facts = client_facts(session, envelope)
             returned = await self._returns.find(mailbox, facts.mail_from)
             found = returned or await self._routes.find(mailbox)
         except StorageUnavailable as error:
             log.error("routing failed", reason=repr(error.__cause__))
             return Reply.TRY_LATER
+        except ReturnedTooOften as error:
+            log.warning("a return path gets too much mail", delivery_id=str(error), remote_ip=facts.remote_ip)
+            return Reply.RETURNED_TOO_OFTEN
         if isinstance(found, Refusal):
             return recipient_refused(found)
         if not found.is_plain or envelope.routes:

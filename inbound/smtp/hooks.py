@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from core.addresses import parse_mailbox
 from core.config import Settings
-from inbound.smtp.mail_handler import InboundEnvelope, MailHandler
+from inbound.smtp.mail_handler import MailEnvelope, MailHandler
 from inbound.smtp.paths import NULL_PATH
 from inbound.smtp.rates import Rates
 from inbound.smtp.replies import Reply
@@ -39,12 +40,16 @@ def unconnected(settings: Settings) -> SMTP:
 class HandlingSession(Protocol):
     """A session that knows who decides about its mail, and how fast it may come."""
 
-    handler: MailHandler
+    handler: MailHandler[Any]
     rates: Rates
 
     @property
     def remote_ip(self) -> str:
         """The client's address."""
+
+    @property
+    def extensions(self) -> Sequence[str]:
+        """What it announces besides what all sessions do."""
 
 
 class _Hooks:
@@ -56,10 +61,11 @@ class _Hooks:
         """Announce what there is, in one reply."""
         session.host_name = hostname
         kept = [line for line in responses[1:] if not line.startswith(("250-AUTH", "250 HELP"))]
-        return [responses[0], "250-PIPELINING", *kept, "250 ENHANCEDSTATUSCODES"]
+        own = [f"250-{extension}" for extension in server.extensions]
+        return [responses[0], "250-PIPELINING", *kept, *own, "250 ENHANCEDSTATUSCODES"]
 
     async def handle_MAIL(
-        self, server: HandlingSession, session: Session, envelope: InboundEnvelope, address: str, options: list[str]
+        self, server: HandlingSession, session: Session, envelope: MailEnvelope, address: str, options: list[str]
     ) -> str:
         """Whether the sender may try, and may so now."""
         if not server.rates.allow_client(server.remote_ip):
@@ -72,7 +78,7 @@ class _Hooks:
         return await server.handler.sender(address, session, envelope)
 
     async def handle_RCPT(
-        self, server: HandlingSession, session: Session, envelope: InboundEnvelope, address: str, options: list[str]
+        self, server: HandlingSession, session: Session, envelope: MailEnvelope, address: str, options: list[str]
     ) -> str:
         """Whether the recipient is ours."""
         if address == NULL_PATH:

@@ -8,14 +8,14 @@ from core.ids import new_time_ordered_id
 from core.services.acceptance import AcceptedMail
 from inbound.authentication import ClientFacts
 from inbound.reading.headers import read_summary
-from inbound.smtp.mail_handler import InboundEnvelope
+from inbound.smtp.mail_handler import InboundEnvelope, MailEnvelope
 from inbound.smtp.paths import NULL_PATH
 from inbound.smtp.spool import SpooledMessage
 
 MAX_HELO_LENGTH = 255
 
 
-def client_facts(session: Session, envelope: InboundEnvelope) -> ClientFacts:
+def client_facts(session: Session, envelope: MailEnvelope) -> ClientFacts:
     """Who is sending."""
     sender = envelope.mail_from or ""
     return ClientFacts(

@@ -1,7 +1,7 @@
-"""How many messages a minute a client or a sender domain may begin.
+"""How often a client or a sender domain may do something: messages a minute, failed logins in ten.
 
-A sliding window of two counters: of the minute before, only the part that is less than a minute ago still counts. So
-a key costs three numbers, whatever its rate, and nobody gets more than his rate within one minute of the clock.
+A sliding window of two counters: of the period before, only the part that is less than a period ago still counts. So
+a key costs three numbers, whatever its rate, and nobody gets more than his rate within one period of the clock.
 """
 
 from __future__ import annotations
@@ -21,41 +21,54 @@ MAX_KEYS = 50_000
 class _Window:
     """What one key has done."""
 
-    minute: int
+    period: int
     count: int
     count_before: int
 
 
 class RateLimit:
-    """At most `per_minute` events a minute for each key; 0 is no limit."""
+    """At most `most` events in each period for each key; 0 is no limit."""
 
-    def __init__(self, per_minute: int, clock: Clock, max_keys: int = MAX_KEYS) -> None:
-        self._per_minute = per_minute
+    def __init__(self, most: int, clock: Clock, max_keys: int = MAX_KEYS, period_ms: int = MINUTE_MS) -> None:
+        self._most = most
         self._clock = clock
         self._max_keys = max_keys
+        self._period_ms = period_ms
         self._windows: OrderedDict[str, _Window] = OrderedDict()
 
     def allow(self, key: str) -> bool:
         """Count one event, unless there were too many; those refused do not count."""
-        if not self._per_minute:
+        if not self._most:
             return True
-        minute, passed_ms = divmod(self._clock(), MINUTE_MS)
-        window = self._window(key, minute)
-        still_counts = window.count_before * (MINUTE_MS - passed_ms)
-        if window.count * MINUTE_MS + still_counts > (self._per_minute - 1) * MINUTE_MS:
+        window, weighed = self._weighed(key)
+        if weighed > (self._most - 1) * self._period_ms:
             return False
         window.count += 1
         return True
 
-    def _window(self, key: str, minute: int) -> _Window:
-        """The window of a key, moved to this minute. A clock that was set back begins anew."""
-        window = self._windows.setdefault(key, _Window(minute, 0, 0))
+    def is_used_up(self, key: str) -> bool:
+        """Whether the next event would be one too many; nothing is counted."""
+        return bool(self._most) and self._weighed(key)[1] > (self._most - 1) * self._period_ms
+
+    def count(self, key: str) -> int:
+        """How many events count against a key now."""
+        return self._weighed(key)[1] // self._period_ms
+
+    def _weighed(self, key: str) -> tuple[_Window, int]:
+        """The window of a key, and its events, each times the period's milliseconds."""
+        period, passed_ms = divmod(self._clock(), self._period_ms)
+        window = self._window(key, period)
+        return window, window.count * self._period_ms + window.count_before * (self._period_ms - passed_ms)
+
+    def _window(self, key: str, period: int) -> _Window:
+        """The window of a key, moved to this period. A clock that was set back begins anew."""
+        window = self._windows.setdefault(key, _Window(period, 0, 0))
         self._windows.move_to_end(key)
         if len(self._windows) > self._max_keys:
             self._windows.popitem(last=False)
-        if window.minute != minute:
-            window.count_before = window.count if window.minute == minute - 1 else 0
-            window.minute, window.count = minute, 0
+        if window.period != period:
+            window.count_before = window.count if window.period == period - 1 else 0
+            window.period, window.count = period, 0
         return window
 
 

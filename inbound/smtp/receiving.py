@@ -75,7 +75,7 @@ def open_receiving(
         MessageGate(settings, inspector),
     )
     routes = CachedRoutes(StoredAddressBook(database, clock), settings.domain, clock)
-    returns = Returns(database, settings.domain, clock, ThreadPoolExecutor(1, thread_name_prefix="returns"))
+    returns = Returns(settings, database, clock, ThreadPoolExecutor(1, thread_name_prefix="returns"))
     handler = InboundHandler(settings, routes, returns, gates, acceptor, inline, spool_folder, clock)
     return Receiving(handler, acceptor, inline, *gates)
 

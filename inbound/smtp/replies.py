@@ -5,6 +5,7 @@ A failure of ours is 4xx, always: the sender keeps the mail and comes again. 5xx
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 from core.routing import Refusal
@@ -43,6 +44,7 @@ class Reply(StrEnum):
     TALKED_FIRST = "554 5.5.1 You talked before the greeting (RFC 5321 section 4.3.1)"
     CLIENT_TOO_FAST = "450 4.7.1 Too many messages a minute from your address; try again later"
     DOMAIN_TOO_FAST = "450 4.7.1 Too many messages a minute from this sender domain; try again later"
+    RETURNED_TOO_OFTEN = "450 4.7.1 Too much mail has come back for this message today; try again tomorrow"
     TARGET_DELAYED = "450 4.3.0 The recipient's application cannot take the message now; try again later"
     TARGET_BUSY = "450 4.3.2 The recipient's application has too much to do at the moment; try again later"
     IN_PROGRESS = "450 4.3.2 This message is being delivered already; try again later"
@@ -81,14 +83,14 @@ _FROM_AIOSMTPD = {
     "555 MAIL FROM parameters not recognized or not implemented": Reply.UNKNOWN_PARAMETER,
     "555 RCPT TO parameters not recognized or not implemented": Reply.UNKNOWN_PARAMETER,
 }
-_BAD_ARGUMENT = "501 "
+_BARE_BAD_ARGUMENT = re.compile(r"501 (?!5\.\d)")
 _BAD_ARGUMENT_ENHANCED = "501 5.5.4 "
 
 
 def with_enhanced_code(status: str) -> str:
     """A reply of aiosmtpd's own with the code that RFC 2034 asks for once it is announced; ours have it already."""
-    if status.startswith(_BAD_ARGUMENT) and not status.startswith(_BAD_ARGUMENT_ENHANCED):
-        return _BAD_ARGUMENT_ENHANCED + status.removeprefix(_BAD_ARGUMENT)
+    if _BARE_BAD_ARGUMENT.match(status):
+        return _BARE_BAD_ARGUMENT.sub(_BAD_ARGUMENT_ENHANCED, status, count=1)
     return _FROM_AIOSMTPD.get(status, status)
 
 

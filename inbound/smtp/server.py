@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import socket
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 import uvloop
@@ -15,31 +10,20 @@ import uvloop
 from core.clock import system_clock
 from core.config import Settings
 from core.delivery import DeliveryKind
-from core.listening import cannot_listen
-from core.setting_values import Listen
 from core.store.db import Database
 from inbound.smtp.certificate import tls_context
 from inbound.smtp.connections import Connections
 from inbound.smtp.handler import InboundHandler
+from inbound.smtp.listening import Entrance, make_spool_folder, serve_until_signalled
 from inbound.smtp.receiving import open_receiving
 from inbound.smtp.session import InboundSession, SessionParts
-from inbound.smtp.spool import remove_abandoned, spool_folder
-
-BACKLOG = 1024
-SHUTDOWN_S = 7.0
-"""How long sessions may finish their message; `pillarbox up` promises to be gone within 10 seconds."""
-FAREWELL_S = 0.5
-"""How long a client that does not close its side is waited for."""
-SHUTDOWN_POLL_S = 0.02
-KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
-"""A client that is gone without a word is noticed within two minutes, well before RFC 5321's five of silence."""
 
 log = structlog.get_logger("receiver")
 
 
 def serve(settings: Settings, database: Database, ring: Callable[[DeliveryKind], None]) -> None:
     """Run until SIGTERM or SIGINT. `ring` is called after each commit and must not block or raise."""
-    receiving = open_receiving(settings, database, ring, _make_spool_folder(settings), system_clock)
+    receiving = open_receiving(settings, database, ring, make_spool_folder(settings), system_clock)
     receiving.start()
     try:
         uvloop.run(_serve_until_signalled(settings, receiving.handler))
@@ -48,66 +32,11 @@ def serve(settings: Settings, database: Database, ring: Callable[[DeliveryKind],
 
 
 async def _serve_until_signalled(settings: Settings, handler: InboundHandler) -> None:
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
     connections = Connections(settings)
     shared = SessionParts(handler, connections, settings, tls_context(settings))
-    server = await loop.create_server(
-        lambda: InboundSession(shared),
-        sock=_listen(settings.smtp),
+    entrance = Entrance("PILLARBOX_SMTP", settings.smtp, lambda: InboundSession(shared))
+    await serve_until_signalled(
+        [entrance],
+        connections,
+        lambda: log.info("receiving mail", address=str(settings.smtp), hostname=settings.mx_hostname),
     )
-    log.info("receiving mail", address=str(settings.smtp), hostname=settings.mx_hostname)
-    await stop.wait()
-    server.close()
-    await _finish(connections)
-
-
-def _listen(listen: Listen) -> socket.socket:
-    try:
-        return listening_socket(listen.host, listen.port)
-    except OSError as error:
-        raise cannot_listen("PILLARBOX_SMTP", listen, error) from error
-
-
-async def _finish(connections: Connections) -> None:
-    """Let sessions finish the message they are in; then close, with a moment for the last reply to leave."""
-    for session in list(connections.sessions):
-        session.begin_shutdown()
-    await _wait_until(lambda: not any(session.is_busy for session in connections.sessions), SHUTDOWN_S)
-    await _wait_until(lambda: not connections.sessions, FAREWELL_S)
-    for session in list(connections.sessions):
-        session.abort()
-
-
-async def _wait_until(condition: Callable[[], bool], limit_s: float) -> None:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + limit_s
-    while not condition() and loop.time() < deadline:  # noqa: ASYNC110 (sessions end in many ways)
-        await asyncio.sleep(SHUTDOWN_POLL_S)
-
-
-def listening_socket(host: str, port: int) -> socket.socket:
-    """A listening socket that several receiver processes may share (SO_REUSEPORT); connections inherit its options."""
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE.items():
-        if hasattr(socket, option):  # not on every system
-            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    listener.bind(address)
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
-    return listener
-
-
-def _make_spool_folder(settings: Settings) -> Path:
-    folder = spool_folder(settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(folder, older_than_s=2 * settings.data_timeout, now_s=time.time())
-    return folder

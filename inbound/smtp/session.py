@@ -20,7 +20,7 @@ from inbound.smtp.replies import Reply
 from inbound.smtp.spool import MessageSpool, Overflow, SpooledMessage
 from inbound.smtp.wire import SessionParts, Wire
 
-__all__ = ["InboundSession", "SessionParts"]
+__all__ = ["InboundSession", "MailSession", "SessionParts"]
 
 DRAIN_FACTOR = 3
 """A client that sends this many times the size limit is cut off instead of being read to the end."""
@@ -36,13 +36,13 @@ _OVERFLOW_REPLIES = {
 log = structlog.get_logger("receiver")
 
 
-class InboundSession(Wire):
-    """The protocol of one connection."""
+class MailSession(Wire):
+    """The protocol of one connection, whoever it takes mail from."""
 
     command_size_limit = COMMAND_OCTETS
 
-    def __init__(self, shared: SessionParts) -> None:
-        super().__init__(shared)
+    def __init__(self, shared: SessionParts, is_tls_first: bool = False) -> None:
+        super().__init__(shared, is_tls_first)
         self._commands = 0
         self._data_deadline: float | None = None
 
@@ -111,6 +111,10 @@ class InboundSession(Wire):
             if verb in FOREIGN_VERBS and self.transport is not None:
                 self.transport.close()
             return
+        refusal = self._what_comes_first(verb)
+        if refusal is not None:
+            await self.push(refusal)
+            return
         await method(argument.strip().decode("utf-8", "surrogateescape") or None)
 
     def _close_when_due(self) -> None:
@@ -123,8 +127,9 @@ class InboundSession(Wire):
 
     # --- commands -------------------------------------------------------------------------------------------------
 
-    def _create_envelope(self) -> InboundEnvelope:
-        return InboundEnvelope()
+    def _what_comes_first(self, verb: str) -> str | None:
+        """The refusal of a known command that something else has to come before."""
+        return None
 
     def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
         """Take the path from a MAIL or RCPT argument; aiosmtpd's own reading knows more forms than SMTP has."""
@@ -134,20 +139,20 @@ class InboundSession(Wire):
         if path == "":
             return NULL_PATH, parameters
         if self.envelope.mail_from:  # so this is RCPT
-            path = with_domain(path, self._settings.domain)
+            path = self._recipient_path(path)
         mailbox = parse_mailbox(strip_source_route(path))
         return (None, None) if mailbox is None else (mailbox.text, parameters)
 
+    def _recipient_path(self, path: str) -> str:
+        """What the path of a RCPT stands for."""
+        return path
+
     async def smtp_RCPT(self, arg: str | None) -> None:
         """Check order and count, then ask the handler."""
-        if len(self.envelope.routes) >= self._settings.max_recipients:
+        if len(self.envelope.rcpt_tos) >= self._settings.max_recipients:
             await self.push(Reply.TOO_MANY_RECIPIENTS)
             return
         await super().smtp_RCPT(arg)
-
-    async def smtp_AUTH(self, arg: str) -> None:
-        """There is nothing to log in to."""
-        await self.push(Reply.NO_AUTH)
 
     async def smtp_VRFY(self, arg: str) -> None:
         """Tell nobody which addresses exist other than by RCPT."""
@@ -165,7 +170,7 @@ class InboundSession(Wire):
 
     async def smtp_DATA(self, arg: str | None) -> None:
         """Read a message and hand it over."""
-        if not self.envelope.routes:
+        if not self.envelope.rcpt_tos:
             await self.push(Reply.RECIPIENT_FIRST if self.session.host_name else Reply.HELO_FIRST)
             return
         if arg:
@@ -207,3 +212,17 @@ class InboundSession(Wire):
         finally:
             self._data_deadline = None
             self._timeout_handle.cancel()  # from here on it is our time, not the client's
+
+
+class InboundSession(MailSession):
+    """The protocol of a connection by which anybody's mail comes in."""
+
+    def _create_envelope(self) -> InboundEnvelope:
+        return InboundEnvelope()
+
+    def _recipient_path(self, path: str) -> str:
+        return with_domain(path, self._settings.domain)
+
+    async def smtp_AUTH(self, arg: str) -> None:
+        """There is nothing to log in to."""
+        await self.push(Reply.NO_AUTH)

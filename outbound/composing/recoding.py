@@ -35,15 +35,33 @@ def rewrite_html(
 
     A part whose charset is unknown stays as it is.
     """
+    return _rewrite_first(fields, body, "text/html", transform, _with_html)
+
+
+def rewrite_plain(
+    fields: Sequence[RawField], body: bytes, transform: Callable[[str], str]
+) -> tuple[list[RawField], bytes]:
+    """The same with its plain text, whose charset and other parameters stay: what is put in must be ASCII."""
+    return _rewrite_first(fields, body, "text/plain", transform, _with_plain)
+
+
+def _rewrite_first(
+    fields: Sequence[RawField],
+    body: bytes,
+    media_type: str,
+    transform: Callable[[str], str],
+    with_text: Callable[[Leaf, str], Leaf],
+) -> tuple[list[RawField], bytes]:
     is_done = False
 
     def visit(leaf: Leaf) -> Leaf:
         nonlocal is_done
-        if is_done or leaf.media_type != "text/html" or leaf.is_attachment:
+        if is_done or leaf.media_type != media_type or leaf.is_attachment:
             return leaf
         is_done = True
         text = _text(leaf)
-        return leaf if text is None else _with_html(leaf, transform(text))
+        changed = text if text is None else transform(text)
+        return leaf if changed is None or changed == text else with_text(leaf, changed)
 
     new_fields, new_body = replace_leaves(fields, body, visit)
     return list(new_fields), new_body
@@ -78,6 +96,11 @@ def _with_text(leaf: Leaf, data: bytes, content_type: str | None) -> Leaf:
 def _with_html(leaf: Leaf, html: str) -> Leaf:
     data = html.replace("\r\n", "\n").replace("\r", "\n").encode("utf-8", "replace")
     return _with_text(leaf, data, "text/html; charset=utf-8")
+
+
+def _with_plain(leaf: Leaf, text: str) -> Leaf:
+    data = text.replace("\r\n", "\n").replace("\r", "\n").encode(leaf.charset or "utf-8", "replace")
+    return _with_text(leaf, data, None)
 
 
 def _decoded(leaf: Leaf) -> bytes | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from flask_openapi3.types import ResponseDict
@@ -21,16 +24,18 @@ def operation_id(*, name: str, **_: str) -> str:
     return name
 
 
-def make_blueprint(name: str, import_name: str, tag: Tag) -> APIBlueprint:
-    """A blueprint behind the API key."""
+def make_blueprint(
+    name: str, import_name: str, tag: Tag, require: Callable[[], Response | None] = require_key
+) -> APIBlueprint:
+    """A blueprint behind a key: one that may manage the account, unless `require` (see `web.auth`) asks for another."""
     blueprint = APIBlueprint(
         name,
         import_name,
         url_prefix=PREFIX,
         abp_tags=[tag],
         abp_security=[{SCHEME_NAME: []}],
-        abp_responses=dict.fromkeys((401, 500, 503), Error),
+        abp_responses=dict.fromkeys((401, 403, 500, 503), Error),
         operation_id_callback=operation_id,
     )
-    blueprint.before_request(require_key)
+    blueprint.before_request(require)
     return blueprint

@@ -1,0 +1,409 @@
+"""Connections to mail hosts: how many at once, from which address of ours, and through a relay that wants a login."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from core.clock import system_clock
+from core.config import Settings
+from core.delivery import Verdict
+from core.errors import ConfigurationError
+from core.fairness import HEALTHY, mail_health_after
+from core.sending.send_settings import SendSettings
+from core.sending.sending_domains import KeyAlgorithm
+from core.services.accounts import create_account
+from core.setting_values import Listen
+from core.smart_host import MAX_LOGIN_OCTETS, Login, Relay, read_relay
+from core.store.db import Database
+from outbound.host_slots import HostBusy, HostSlots
+from outbound.mail import RecipientResult, Urgency
+from outbound.mx import MxTransport, mx_transport_for
+from outbound.pool import NO_REUSE, ConnectionPool, PoolLimits
+from outbound.smtp_client import SmtpConnection
+from outbound.source_addresses import SourceAddresses
+from outbound.timing import Deadline
+from outbound.tls import TlsLevel
+from tests.certificate_authority import issue
+from tests.conftest import NOW_MS
+from tests.dkim_judges import signer
+from tests.mx_support import DOMAIN, HOST, LONG, MAIL, Edge, edge_to
+from tests.raw_server import Certificate, running_raw_server
+from tests.scripted_smtp import Answer, Peer, Script, running_peer
+from tests.send_support import Sends
+from tests.tls_support import Trust
+
+THREADS = 32
+MACHINE = ("192.0.2.1", 25)
+SECRET = "s3cr%t/pass word"
+SECRET_IN_URL = "s3cr%25t%2Fpass%20word"
+
+
+class SlowScript(Script):
+    """Takes its time over each message."""
+
+    def pick(self, verb: str, line: str) -> Answer | None:
+        if verb == ".":
+            time.sleep(0.01)
+        return super().pick(verb, line)
+
+
+@dataclass
+class Crowd:
+    """The connections that we have, and how many there were at once at most."""
+
+    open: set[int] = field(default_factory=set)
+    most: int = 0
+
+
+@pytest.fixture
+def crowd(monkeypatch: pytest.MonkeyPatch) -> Crowd:
+    counted, lock = Crowd(), threading.Lock()
+    connect, close = SmtpConnection._connect, SmtpConnection.close
+
+    def counting_connect(connection: SmtpConnection, deadline: Deadline) -> None:
+        with lock:
+            counted.open.add(id(connection))
+            counted.most = max(counted.most, len(counted.open))
+        connect(connection, deadline)
+
+    def counting_close(connection: SmtpConnection) -> None:
+        close(connection)
+        with lock:
+            counted.open.discard(id(connection))
+
+    monkeypatch.setattr(SmtpConnection, "_connect", counting_connect)
+    monkeypatch.setattr(SmtpConnection, "close", counting_close)
+    return counted
+
+
+def transport(edge: Edge, slots: HostSlots | None = None, sources: SourceAddresses | None = None) -> MxTransport:
+    """Over an edge, with what is tested here."""
+    route = edge.transport._route
+    return MxTransport(
+        route, edge.guard, "mx.us.test", system_clock, edge.pool, edge.timeouts, slots=slots, sources=sources
+    )
+
+
+# --- how many at once ---
+
+
+def test_many_threads_share_few_connections(crowd: Crowd) -> None:
+    pool = ConnectionPool(PoolLimits(per_place=10))
+    with running_peer(SlowScript()) as peer, edge_to(peer.port, pool=pool) as edge:
+        way = transport(edge, HostSlots(10))
+        with ThreadPoolExecutor(THREADS) as threads:
+            results = list(threads.map(lambda _: way.deliver(MAIL)[0], range(300)))
+        assert {result.outcome.verdict for result in results} == {Verdict.ACCEPTED}
+        assert (len(peer.taken), crowd.most, peer.connections) == (300, 10, 10)
+
+
+def test_names_and_sources_that_lead_to_one_machine_share_them_too(crowd: Crowd) -> None:
+    domains = [f"d{number}.test" for number in range(6)]
+    with running_peer(SlowScript(), address="0.0.0.0") as peer, edge_to(peer.port, pool=ConnectionPool()) as edge:
+        for domain in domains:
+            edge.zone.mx(domain, f"mx.{domain}")
+        way = transport(edge, HostSlots(3), SourceAddresses(("127.0.0.2", "127.0.0.3")))
+        mails = [replace(MAIL, recipients=(f"user@{domains[number % 6]}",)) for number in range(60)]
+        with ThreadPoolExecutor(12) as threads:
+            results = list(threads.map(lambda mail: way.deliver(mail)[0], mails))
+        assert {result.outcome.verdict for result in results} == {Verdict.ACCEPTED}
+        assert (len(peer.taken), crowd.most) == (60, 3)
+
+
+def test_waiting_has_an_end_and_says_nothing_against_the_host() -> None:
+    slots = HostSlots(1)
+    timeouts = replace(LONG, wait_s=0.5)
+    with running_peer(Script()) as peer, edge_to(peer.port, timeouts) as edge:
+        with slots.place(("127.0.0.1", peer.port), Urgency.STANDARD, Deadline(1)):
+            (result,) = transport(edge, slots).deliver(MAIL)
+        assert peer.connections == 0
+    assert (result.outcome.verdict, result.enhanced, result.outcome.is_our_fault) == (Verdict.TEMPORARY, "4.4.5", True)
+    assert mail_health_after(HEALTHY, result.outcome, NOW_MS) == HEALTHY
+    assert result.outcome.duration_ms < 450  # waiting is no delay of the host's
+
+
+def test_a_place_that_is_free_goes_to_the_most_urgent_then_to_who_came_first() -> None:
+    slots, served = HostSlots(1), []
+    order = [Urgency.DIGEST, Urgency.STANDARD, Urgency.PRIORITY, Urgency.STANDARD, Urgency.PRIORITY]
+
+    def wait(number: int) -> None:
+        with slots.place(MACHINE, order[number], Deadline(10)):
+            served.append(number)
+
+    with ThreadPoolExecutor(5) as threads, slots.place(MACHINE, Urgency.STANDARD, Deadline(1)):
+        for number in range(5):
+            threads.submit(wait, number)
+            while len(slots._hosts[MACHINE].waiting) <= number:
+                time.sleep(0.001)
+    assert served == [2, 4, 1, 3, 0]
+
+
+def test_places_are_given_back_whatever_happens() -> None:
+    slots = HostSlots(2)
+    with pytest.raises(RuntimeError), slots.place(MACHINE, Urgency.STANDARD, Deadline(1)):
+        raise RuntimeError
+    with slots.place(MACHINE, Urgency.STANDARD, Deadline(1)), slots.place(MACHINE, Urgency.STANDARD, Deadline(1)):
+        assert slots.room(MACHINE) == 0
+        with pytest.raises(HostBusy), slots.place(MACHINE, Urgency.PRIORITY, Deadline(0.01)):
+            raise AssertionError
+    assert slots.room(MACHINE) == 2
+    assert slots._hosts == {}
+
+
+def test_a_crowd_that_comes_and_gives_up_leaves_no_place_behind() -> None:
+    slots = HostSlots(3)
+
+    def hurry(number: int) -> None:
+        try:
+            with slots.place(MACHINE, Urgency(number % 3), Deadline(0.001 * (number % 5))):
+                time.sleep(0.001)
+        except HostBusy:
+            pass
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(hurry, range(2_000)))
+    assert slots._hosts == {}
+
+
+# --- from which address ---
+
+
+def test_a_domain_always_sees_the_same_address_and_all_are_used() -> None:
+    sources = SourceAddresses(("192.0.2.1", "192.0.2.2", "2001:db8::1"))
+    domains = [f"d{number}.test" for number in range(200)]
+    chosen = {domain: sources.choose(domain, "198.51.100.1") for domain in domains}
+    assert set(chosen.values()) == {"192.0.2.1", "192.0.2.2"}
+    assert chosen == {domain: sources.choose(domain, "198.51.100.9") for domain in domains}
+    more = SourceAddresses(("192.0.2.2", "192.0.2.3", "192.0.2.1"))
+    moved = [domain for domain in domains if more.choose(domain, "198.51.100.1") != chosen[domain]]
+    assert 40 < len(moved) < 95  # a third; and all of them to the new one
+    assert {more.choose(domain, "198.51.100.1") for domain in moved} == {"192.0.2.3"}
+
+
+def test_families_match_and_a_wish_counts_only_for_one_of_ours() -> None:
+    sources = SourceAddresses(("192.0.2.1", "192.0.2.2", "2001:db8::1"))
+    assert sources.choose("a.test", "2001:db8::99") == "2001:db8::1"
+    assert {sources.choose(f"d{n}.test", "198.51.100.1", "192.0.2.2") for n in range(20)} == {"192.0.2.2"}
+    assert sources.choose("a.test", "198.51.100.1", "2001:db8::1") in ("192.0.2.1", "192.0.2.2")
+    assert sources.choose("a.test", "198.51.100.1", "10.0.0.1") in ("192.0.2.1", "192.0.2.2")
+    assert SourceAddresses(("192.0.2.1",)).choose("a.test", "2001:db8::99") is None
+    assert SourceAddresses().choose("a.test", "198.51.100.1", "192.0.2.1") is None
+
+
+@pytest.fixture
+def came_from(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses from which peers were connected to."""
+    seen: list[str] = []
+    serve = Peer.serve
+
+    def noting(peer: Peer, connection: socket.socket) -> None:
+        seen.append(connection.getpeername()[0])
+        serve(peer, connection)
+
+    monkeypatch.setattr(Peer, "serve", noting)
+    return seen
+
+
+def test_connections_come_from_there_and_are_kept_for_each(came_from: list[str]) -> None:
+    with running_peer(Script()) as peer, edge_to(peer.port, pool=ConnectionPool()) as edge:
+        way = transport(edge, sources=SourceAddresses(("127.0.0.5", "127.0.0.6")))
+        for wish in ("127.0.0.6", "127.0.0.5", "127.0.0.6", "127.0.0.5"):
+            assert way.deliver(replace(MAIL, source_ip=wish))[0].outcome.verdict is Verdict.ACCEPTED
+        assert came_from == ["127.0.0.6", "127.0.0.5"]
+
+
+def test_an_address_that_is_not_ours_is_our_fault() -> None:
+    with running_peer(Script()) as peer, edge_to(peer.port) as edge:
+        (result,) = transport(edge, sources=SourceAddresses(("192.0.2.77",))).deliver(MAIL)
+    assert (result.outcome.verdict, result.outcome.is_our_fault) == (Verdict.TEMPORARY, True)
+    assert "from 192.0.2.77" in (result.outcome.error or "")
+
+
+def test_a_domain_that_has_an_address_of_its_own_sends_from_it(tmp_path: Path, came_from: list[str]) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'test.sqlite3'}")
+    database.migrate()
+    sends = Sends(database, create_account(database, "test", NOW_MS), tmp_path)
+    ours = SourceAddresses(tuple(f"127.0.0.{number}" for number in range(10, 30)))
+    with running_peer(Script()) as peer, edge_to(peer.port, pool=ConnectionPool(NO_REUSE)) as edge:
+        attempt = sends.attempt_with(sends.transport(edge, sources=ours))
+        for number, wish in enumerate(("127.0.0.21", "127.0.0.12", None)):
+            sends.add_domain([signer(KeyAlgorithm.RSA)], f"d{number}.example", settings=SendSettings(source_ip=wish))
+            sends.execute("""UPDATE account SET settings = '{"source_ip":"127.0.0.29"}'""")
+            sends.store(f"user@{DOMAIN}")
+            sends.go(attempt)
+            assert came_from[-1] == (wish or "127.0.0.29")
+    database.close()
+
+
+# --- through a relay ---
+
+
+@pytest.mark.parametrize(
+    ("text", "relay"),
+    [
+        ("", None),
+        ("relay.test:25", Relay(Listen("relay.test", 25))),
+        ("[2001:db8::1]:25", Relay(Listen("2001:db8::1", 25))),
+        ("smtp://relay.test", Relay(Listen("relay.test", 587))),
+        ("smtps://relay.test/", Relay(Listen("relay.test", 465), True)),
+        ("smtp://me:pw@relay.test:2525", Relay(Listen("relay.test", 2525), False, Login("me", "pw"))),
+        (f"smtps://a%40b:{SECRET_IN_URL}@[::1]:465", Relay(Listen("::1", 465), True, Login("a@b", SECRET))),
+    ],
+)
+def test_how_a_relay_is_named(text: str, relay: Relay | None) -> None:
+    assert read_relay(text) == relay
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "relay.test",
+        f"me:{SECRET}@relay.test:25",
+        f"http://me:{SECRET}@relay.test",
+        f"smtp://me:{SECRET}@relay.test:99999",
+        f"smtp://me:{SECRET}@relay.test:x",
+        f"smtp://me:{SECRET_IN_URL}@",
+        f"smtp://:{SECRET_IN_URL}@relay.test",
+        "smtp://s3cr@relay.test",
+        f"smtp://s3cr:{'x' * (MAX_LOGIN_OCTETS + 1)}@relay.test",
+        "smtp://me:s3cr%00@relay.test",
+        "smtp://relay.test?s3cr",
+    ],
+)
+def test_a_relay_that_cannot_be_read_is_an_error_that_shows_no_password(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="PILLARBOX_SMART_HOST") as refused:
+        read_relay(text)
+    assert "s3cr" not in str(refused.value)
+
+
+def test_a_login_is_not_shown() -> None:
+    relay = read_relay(f"smtp://me:{SECRET_IN_URL}@relay.test")
+    assert "s3cr" not in repr(relay)
+
+
+@pytest.fixture(scope="module")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    return Trust.make(tmp_path_factory.mktemp("relay"))
+
+
+@dataclass
+class RelayWay:
+    """A relay and the transport that goes through it."""
+
+    peer: Peer
+    transport: MxTransport
+
+    def send(self) -> RecipientResult:
+        return self.transport.deliver(MAIL)[0]
+
+
+OFFERED = ("STARTTLS", "AUTH LOGIN PLAIN", "PIPELINING")
+
+
+@contextmanager
+def relay_way(
+    trust: Trust, script: Script, login: str = f"me:{SECRET_IN_URL}@", name: str = "localhost", scheme: str = "smtp"
+) -> Iterator[RelayWay]:
+    certificate = issue(trust.root, name)
+    if scheme == "smtps":
+        peer = Peer(script, None)
+        saved: Certificate = certificate.save(trust.folder)
+        with running_raw_server(lambda connection, _: peer.serve(connection), saved) as port:
+            yield RelayWay(peer, _relay_transport(trust, f"{scheme}://{login}localhost:{port}"))
+    else:
+        with running_peer(script, certificate.context(trust.folder)) as peer:
+            yield RelayWay(peer, _relay_transport(trust, f"{scheme}://{login}localhost:{peer.port}"))
+
+
+def _relay_transport(trust: Trust, smart_host: str) -> MxTransport:
+    settings = Settings(data=trust.folder, smart_host=smart_host, ca_file=str(trust.ca_file), domain="us.test")
+    return mx_transport_for(settings, system_clock, ConnectionPool())
+
+
+@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
+def test_we_log_in_once_per_connection_and_under_tls_only(trust: Trust, scheme: str) -> None:
+    script = Script(features=OFFERED, answers={"AUTH": "235 2.7.0 welcome"})
+    with relay_way(trust, script, scheme=scheme) as way:
+        for _ in range(2):
+            result = way.send()
+            assert (result.outcome.verdict, result.tls) == (Verdict.ACCEPTED, TlsLevel.VERIFIED)
+        told = base64.b64encode(f"\0me\0{SECRET}".encode()).decode()
+        assert [line for line in way.peer.lines if line.startswith("AUTH")] == [f"AUTH PLAIN {told}"]
+        expected = ["EHLO", "STARTTLS", "EHLO", "AUTH"] if scheme == "smtp" else ["EHLO", "AUTH"]
+        assert way.peer.verbs()[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("reply", ["535 5.7.8 bad credentials", "534 5.7.9 too weak", "454 4.7.0 later", "500 what?"])
+def test_a_login_that_is_refused_is_our_fault_and_temporary(trust: Trust, reply: str) -> None:
+    script = Script(features=OFFERED, answers={"AUTH": reply})
+    with relay_way(trust, script) as way, capture_logs() as logs:
+        result = way.send()
+    assert (result.outcome.verdict, result.outcome.is_our_fault) == (Verdict.TEMPORARY, True)
+    assert (result.outcome.status, result.reply) == (int(reply[:3]), reply)
+    assert result.enhanced.startswith("4.")
+    assert mail_health_after(HEALTHY, result.outcome, NOW_MS) == HEALTHY
+    assert "MAIL" not in way.peer.verbs()
+    assert "s3cr" not in repr((result, logs))
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        Script(features=("AUTH PLAIN",)),
+        Script(features=OFFERED, answers={"STARTTLS": "454 not now"}),
+        Script(features=("STARTTLS", "AUTH CRAM-MD5")),
+        Script(features=OFFERED, handshake=False),
+    ],
+    ids=["no TLS", "TLS taken back", "no PLAIN", "handshake fails"],
+)
+def test_no_password_is_told_in_clear(trust: Trust, script: Script) -> None:
+    with relay_way(trust, script) as way:
+        result = way.send()
+    assert result.outcome.verdict is Verdict.TEMPORARY
+    assert not {"AUTH", "MAIL"} & set(way.peer.verbs())
+
+
+@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
+def test_no_password_is_told_to_whoever_answers(trust: Trust, scheme: str) -> None:
+    script = Script(features=OFFERED, answers={"AUTH": "235 welcome"})
+    with relay_way(trust, script, name="elsewhere.test", scheme=scheme) as way:
+        result = way.send()
+    assert (result.outcome.verdict, result.enhanced) == (Verdict.TEMPORARY, "4.7.5")
+    assert not {"AUTH", "MAIL"} & set(way.peer.verbs())
+
+
+def test_a_relay_without_login_is_asked_for_none(trust: Trust) -> None:
+    with relay_way(trust, Script(features=OFFERED), login="", name="elsewhere.test") as way:
+        result = way.send()
+    assert (result.outcome.verdict, result.tls) == (Verdict.ACCEPTED, TlsLevel.OPPORTUNISTIC)
+    assert "AUTH" not in way.peer.verbs()
+
+
+def test_the_way_to_a_relay_is_the_systems_choice(came_from: list[str]) -> None:
+    with running_peer(Script()) as peer:
+        settings = Settings(smart_host=f"127.0.0.1:{peer.port}", source_ips="127.0.0.9", domain="us.test")
+        mx_transport_for(settings, system_clock, ConnectionPool(NO_REUSE)).deliver(MAIL)
+    assert came_from == ["127.0.0.1"]
+
+
+def test_the_settings_reach_the_transport(came_from: list[str]) -> None:
+    with running_peer(Script()) as peer, edge_to(peer.port) as edge:
+        settings = Settings(
+            source_ips="127.0.0.9", domain="us.test", resolver=f"127.0.0.1:{edge.zone.port}", connections_per_host=7,
+            allow_private_targets="loopback",
+        )  # fmt: skip
+        way = mx_transport_for(settings, system_clock, ConnectionPool(NO_REUSE), port=peer.port)
+        assert way.deliver(MAIL)[0].host == HOST
+        assert came_from == ["127.0.0.9"]
+        assert way._slots.room(("127.0.0.1", peer.port)) == 7
