@@ -125,14 +125,17 @@ class Postfix:
 
 
 @contextmanager
-def running_postfix(next_hop: int) -> Iterator[Postfix]:
-    """Start an instance that sends all mail to a port of this machine; stop and remove it afterwards."""
+def running_postfix(next_hop: int, main_cf: str = "") -> Iterator[Postfix]:
+    """Start an instance that sends all mail to a port of this machine; stop and remove it afterwards.
+
+    `main_cf` are further lines of its configuration, in which `{folder}` is the folder of `main.cf`.
+    """
     program = need_program("postfix")
     if os.geteuid() != ROOT:
         missing("Postfix starts as root only")
     folder = Path(tempfile.mkdtemp(prefix="pillarbox-postfix-"))
     try:
-        postfix = _configure(folder, next_hop)
+        postfix = _configure(folder, next_hop, main_cf)
         control = [program, "-c", str(postfix.configuration)]
         subprocess.run([*control, "start"], check=True, capture_output=True, timeout=60)
         try:
@@ -144,13 +147,14 @@ def running_postfix(next_hop: int) -> Iterator[Postfix]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _configure(folder: Path, next_hop: int) -> Postfix:
+def _configure(folder: Path, next_hop: int, main_cf: str) -> Postfix:
     port = free_port()
     folder.chmod(0o755)  # its daemons are not root
     for name in ("etc", "queue", "data", "log"):
         (folder / name).mkdir()
     shutil.chown(folder / "data", "postfix")
-    (folder / "etc" / "main.cf").write_text(MAIN_CF.format(folder=folder, next_hop=next_hop))
+    further = main_cf.replace("{folder}", str(folder / "etc"))
+    (folder / "etc" / "main.cf").write_text(MAIN_CF.format(folder=folder, next_hop=next_hop) + further)
     (folder / "etc" / "master.cf").write_text(MASTER_CF.format(port=port))
     return Postfix(folder, port)
 

@@ -413,8 +413,11 @@ def test_the_same_request_is_carried_out_once(api: SendApi) -> None:
     assert again.json == first.json
     assert ("Idempotency-Replayed" in first.headers, again.headers["Idempotency-Replayed"]) == (False, "true")
     assert count(api, "message") == 1
-    reordered = {"tags": ["a"], "plain": "Hi.", "subject": "hello", "to": RECIPIENT, "from": SENDER}
-    assert api.call("POST", "/messages", json=reordered, headers=key("one")).json == first.json
+    for names in (("tags", "plain", "subject", "to", "from"), ("from", "to", "subject", "plain", "tags")):
+        written = {"tags": ["a"], "plain": "Hi.", "subject": "hello", "to": RECIPIENT, "from": SENDER}
+        body = json.dumps({name: written[name] for name in names})
+        headers = {**key("one"), "Content-Type": "application/json"}
+        assert api.call("POST", "/messages", data=body, headers=headers).json == first.json
     other = api.send(key("one"), tags=["b"])
     assert other.status_code == 422
     assert other.json["error"].startswith("Idempotency-Key: was used with another request before")
@@ -430,6 +433,14 @@ def test_a_key_belongs_to_its_login_and_to_a_day(api: SendApi) -> None:
     assert api.send(key("one")).json["id"] == first
     api.now_ms += 2 * SECOND_MS
     assert api.send(key("one")).json["id"] != first
+
+
+def test_the_first_answer_holds_even_when_the_request_would_fail_by_now(api: SendApi) -> None:
+    request = {"send_at": to_rfc3339(NOW_MS + HOUR_MS)}
+    first = api.send(key("one"), **request)
+    api.now_ms += 2 * HOUR_MS
+    assert api.send(**request).status_code == 422
+    assert api.send(key("one"), **request).json == first.json
 
 
 def test_what_failed_may_be_tried_again_with_its_key(api: SendApi) -> None:

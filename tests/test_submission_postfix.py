@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,17 +11,17 @@ import pytest
 from core.services.accounts import NewAccount
 from tests.gateway import Gateway, running_gateway
 from tests.postfix_server import Postfix, running_postfix
-from tests.programs import missing, need_program
+from tests.programs import missing
 from tests.submission_support import MAIL
 
 SENDER = "sender@example.com"
 MAIN_CF = """
 smtp_sasl_auth_enable = yes
-smtp_sasl_password_maps = texthash:{folder}/sasl
+smtp_sasl_password_maps = inline:{ [127.0.0.1]:%s=%s:%s }
 smtp_sasl_security_options = noanonymous
-smtp_sasl_mechanism_filter = {mechanism}
+smtp_sasl_mechanism_filter = %s
 smtp_tls_security_level = encrypt
-smtp_tls_wrappermode = {wrapped}
+smtp_tls_wrappermode = %s
 """
 SASL_FOLDERS = ("/usr/lib/*/sasl2", "/usr/lib/sasl2", "/usr/lib64/sasl2")
 
@@ -40,13 +39,8 @@ def logging_in(
     """An instance that relays everything to a submission port as an account."""
     if not any(found for pattern in SASL_FOLDERS for found in Path("/").glob(f"{pattern[1:]}/libplain.so*")):
         missing("Cyrus SASL has no mechanisms (Debian package libsasl2-modules)")
-    with running_postfix(port) as postfix:
-        etc = postfix.configuration
-        login = f"{account.smtp_username}:{account.smtp_password if password is None else password}"
-        (etc / "sasl").write_text(f"[127.0.0.1]:{port} {login}\n")
-        with (etc / "main.cf").open("a") as main:
-            main.write(MAIN_CF.format(folder=etc, mechanism=mechanism, wrapped=wrapped))
-        subprocess.run([need_program("postfix"), "-c", str(etc), "reload"], check=True, capture_output=True, timeout=30)
+    login = (account.smtp_username, account.smtp_password if password is None else password)
+    with running_postfix(port, MAIN_CF % (port, *login, mechanism, wrapped)) as postfix:
         yield postfix
 
 
