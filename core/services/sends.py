@@ -13,9 +13,10 @@ from core.ids import new_time_ordered_id
 from core.netguard import MAILTO, target_host
 from core.sending.events import EventDetails, EventKind, NewEvent
 from core.sending.priority import KIND_OF, Priority
-from core.sending.send_settings import SendOptions
+from core.sending.send_settings import SendOptions, SendSettings
 from core.services.events import insert_events
 from core.services.idempotency import IdempotencyClaim, keep_answer
+from core.services.send_accounts import NO_SETTINGS
 from core.services.send_gate import GateAnswer, GateQuestion, RecipientGate, ask_gate
 from core.store.db import Database, Row
 
@@ -110,8 +111,8 @@ class StoredSend:
     recipients: tuple[StoredRecipient, ...]
 
 
-def store_send(database: Database, send: NewSend, clock: Clock) -> StoredSend:
-    """Commit a message with all that belongs to it, or nothing.
+def store_send(database: Database, send: NewSend, clock: Clock, defaults: SendSettings = NO_SETTINGS) -> StoredSend:
+    """Commit a message with all that belongs to it, or nothing. `defaults` are the gateway's limits.
 
     Raises `StorageUnavailable`, and `core.services.idempotency.AlreadyAnswered` when its idempotency key is known.
     """
@@ -119,7 +120,7 @@ def store_send(database: Database, send: NewSend, clock: Clock) -> StoredSend:
     with database.transaction():
         if send.idempotency is not None:
             keep_answer(database, send.idempotency, send.message_id, now_ms)
-        answers = ask_gate(database, _question(send), now_ms)
+        answers = ask_gate(database, _question(send), now_ms, defaults)
         planned = [(new_time_ordered_id(now_ms), answer) for answer in answers]
         _insert_message(database, send)
         database.execute_values(_INSERT_DELIVERY, [_delivery_row(send, *entry, now_ms) for entry in planned])
@@ -139,6 +140,7 @@ def _question(send: NewSend) -> GateQuestion:
         priority=send.priority,
         earliest_ms=max(send.received_ms, send.send_at_ms or 0),
         spam_reason=send.spam_reason,
+        is_test=send.is_test,
     )
 
 

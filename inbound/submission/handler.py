@@ -75,7 +75,7 @@ class SubmissionHandler:
 
     def oversize_reply(self, envelope: MailEnvelope) -> str:
         """The reply to a message that is too large."""
-        return SubmissionReply.MESSAGE_TOO_LARGE
+        return Reply.MESSAGE_TOO_LARGE
 
     async def sender(self, address: str, session: Session, envelope: MailEnvelope) -> str:
         """Any envelope sender will do, since the header From decides; but the login must still be good."""

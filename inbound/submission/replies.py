@@ -32,7 +32,6 @@ class SubmissionReply(StrEnum):
     BAD_PLAIN = "501 5.5.2 PLAIN is base64 of NUL, username, NUL, password"
     CANCELLED = "501 5.7.0 Authentication cancelled"
     LOGIN_TOO_LONG = "500 5.5.6 Authentication exchange line is too long"
-    MESSAGE_TOO_LARGE = "552 5.3.4 The message is larger than may be sent from here"
 
 
 _CODES = {

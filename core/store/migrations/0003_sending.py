@@ -45,6 +45,7 @@ STATEMENTS = (
     "CREATE INDEX webhook_account ON webhook (account_id)",
     "ALTER TABLE delivery ADD COLUMN webhook_id VARCHAR(16) REFERENCES webhook(id) ON DELETE CASCADE",
     "CREATE INDEX delivery_webhook ON delivery (webhook_id, id) WHERE webhook_id IS NOT NULL",
+    "CREATE INDEX delivery_held ON delivery (account_id, id) WHERE state = 'quarantined'",
     """CREATE TABLE event (
         id VARCHAR(36) PRIMARY KEY, account_id VARCHAR(16) NOT NULL REFERENCES account(id) ON DELETE CASCADE,
         sending_domain_id VARCHAR(16), message_id VARCHAR(36) NOT NULL REFERENCES message(id) ON DELETE CASCADE,
