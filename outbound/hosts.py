@@ -19,6 +19,7 @@ import dns.resolver
 from core.config import Settings
 from core.delivery import Verdict
 from core.mx_check import TOTAL_TIMEOUT_S, make_resolver
+from core.setting_values import DEFAULT_DOMAIN, Listen
 from core.smart_host import NAME, Login, Relay, read_relay
 from outbound.mail import NO_ANSWER, Judgement
 from outbound.timing import Deadline
@@ -28,6 +29,7 @@ SMTP_PORT = 25
 MAX_HOSTS = 10
 """MX records that are looked at, the most preferred ones; the largest providers have five."""
 CACHED_ANSWERS = 10_000
+LOOPBACK_NAMES = {"localhost": "127.0.0.1"}
 _ADDRESS_TYPES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 """IPv4 first: large providers refuse mail over IPv6 from hosts without a reverse name, which IPv4 hosts mostly have."""
 
@@ -181,6 +183,25 @@ class MxRoute:
             raise NoRoute(Verdict.TEMPORARY, "4.4.3", text) from error
 
 
+class OwnReceiver:
+    """Mail to the domain that no DNS knows, which the gateway has until it is given a real one, goes to its receiver on
+    this machine: so that somebody who tries it out can send to an address of his own."""
+
+    def __init__(self, domain: str, receiver: Listen, others: Route) -> None:
+        self._domain = domain
+        self._receiver = receiver
+        self._others = others
+
+    def places(self, domain: str, deadline: Deadline) -> Iterator[HostAddress]:
+        """The receiver, or what there is for another domain. Raises `NoRoute`."""
+        if domain != self._domain:
+            yield from self._others.places(domain, deadline)
+            return
+        host = self._receiver.reachable_host
+        address = LOOPBACK_NAMES.get(host, host)
+        yield HostAddress(host, address, self._receiver.port, is_guarded=False)
+
+
 def _is_authentic(answer: Any) -> bool:
     """Whether the resolver says so; whether it can be believed is `outbound.dane`'s question."""
     return bool(answer.response.flags & dns.flags.AD)
@@ -194,7 +215,10 @@ def _host_name(exchange: dns.name.Name) -> str:
 def route_for(settings: Settings, port: int = SMTP_PORT, resolver: dns.resolver.Resolver | None = None) -> Route:
     """The route as configured. Raises `ConfigurationError`."""
     relay = read_relay(settings.smart_host)
-    return MxRoute(resolver or caching_resolver(settings), port) if relay is None else SmartHost(relay)
+    if relay is not None:
+        return SmartHost(relay)
+    by_dns = MxRoute(resolver or caching_resolver(settings), port)
+    return OwnReceiver(settings.domain, settings.smtp, by_dns) if settings.domain == DEFAULT_DOMAIN else by_dns
 
 
 def caching_resolver(settings: Settings) -> dns.resolver.Resolver:

@@ -12,6 +12,7 @@ from core.clock import Clock
 from core.config import Settings
 from core.delivery import Verdict
 from core.dns_lookup import open_lookup
+from core.setting_values import DEFAULT_DOMAIN
 from outbound.dane import AUTO, Dane, TlsaUnknown, ask_for_dnssec, believes_dnssec, usable
 from outbound.hosts import SMTP_PORT, HostAddress, Route, SmartHost, caching_resolver, route_for
 from outbound.mail import NO_ANSWER, Judgement
@@ -40,7 +41,8 @@ class TlsDemands:
     def of(self, domain: str, deadline: Deadline) -> DomainDemands:
         """For one attempt at a domain. Takes seconds where a policy is to be fetched; never raises for what others
         do."""
-        policy = self._policies.find(domain, deadline) if self._policies is not None else None
+        is_known = domain != DEFAULT_DOMAIN  # to the DNS
+        policy = self._policies.find(domain, deadline) if self._policies is not None and is_known else None
         return DomainDemands(domain, policy, self._dane)
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_the_tour_does_what_it_says(folder: Path) -> None:
     ran = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=folder, capture_output=True, text=True)
 
     assert ran.returncode == 0, ran.stderr
-    _, created, sent, status, failing, replayed = ran.stdout.split("==STEP==")
+    _, created, sent, status, failing, replayed, sent_ourselves = ran.stdout.split("==STEP==")
     assert json.loads(created)["target_format"] == "json+n"
     assert sent.strip() == ""
     assert [(entry["status"], entry["subject"]) for entry in json.loads(status)] == [(200, "Hello")]
@@ -67,6 +68,9 @@ def test_the_tour_does_what_it_says(folder: Path) -> None:
     assert delayed["next_attempt_at"]
     (mended,) = _last_json(replayed)
     assert (mended["status"], mended["state"], mended["attempts"]) == (200, "delivered", 2)
+    accepted, outbound, incoming = _all_json(sent_ourselves)
+    assert [recipient["last_event"] for recipient in outbound[0]["recipients"]] == ["delivery"]
+    assert (outbound[0]["id"], incoming[0]["status"]) == (accepted["id"], 200)
 
 
 def test_every_page_the_readme_points_to_exists() -> None:
@@ -81,13 +85,20 @@ def test_the_two_commands_are_targets_of_the_makefile() -> None:
         assert re.search(rf"^{command}:", makefile, re.MULTILINE), command
 
 
-def _last_json(output: str) -> list[dict[str, object]]:
+def _last_json(output: str) -> list[dict[str, Any]]:
     """The last of several JSON documents that follow each other."""
+    found = _all_json(output)[-1]
+    assert isinstance(found, list)
+    return found
+
+
+def _all_json(output: str) -> list[Any]:
+    """All JSON documents that follow each other."""
     decoder = json.JSONDecoder()
-    position, found = 0, None
+    position, found = 0, []
     text = output.strip()
     while position < len(text):
-        found, position = decoder.raw_decode(text, position)
+        document, position = decoder.raw_decode(text, position)
+        found.append(document)
         position += len(text[position:]) - len(text[position:].lstrip())
-    assert isinstance(found, list)
     return found
