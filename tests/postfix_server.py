@@ -125,19 +125,22 @@ class Postfix:
 
 
 @contextmanager
-def running_postfix(next_hop: int, main_cf: str = "") -> Iterator[Postfix]:
+def running_postfix(
+    next_hop: int, main_cf: str = "", master_cf: str = "", prefix: Sequence[str] = ()
+) -> Iterator[Postfix]:
     """Start an instance that sends all mail to a port of this machine; stop and remove it afterwards.
 
-    `main_cf` are further lines of its configuration, in which `{folder}` is the folder of `main.cf`.
+    `main_cf` and `master_cf` are further lines of its configuration, in the first of which `{folder}` is the folder of
+    `main.cf`; `prefix` is what it is started by, if it needs surroundings of its own.
     """
     program = need_program("postfix")
     if os.geteuid() != ROOT:
         missing("Postfix starts as root only")
     folder = Path(tempfile.mkdtemp(prefix="pillarbox-postfix-"))
     try:
-        postfix = _configure(folder, next_hop, main_cf)
+        postfix = _configure(folder, next_hop, main_cf, master_cf)
         control = [program, "-c", str(postfix.configuration)]
-        subprocess.run([*control, "start"], check=True, capture_output=True, timeout=60)
+        subprocess.run([*prefix, *control, "start"], check=True, capture_output=True, timeout=60)
         try:
             _wait_until_greeted(postfix)
             yield postfix
@@ -147,7 +150,7 @@ def running_postfix(next_hop: int, main_cf: str = "") -> Iterator[Postfix]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _configure(folder: Path, next_hop: int, main_cf: str) -> Postfix:
+def _configure(folder: Path, next_hop: int, main_cf: str, master_cf: str) -> Postfix:
     port = free_port()
     folder.chmod(0o755)  # its daemons are not root
     for name in ("etc", "queue", "data", "log"):
@@ -155,7 +158,7 @@ def _configure(folder: Path, next_hop: int, main_cf: str) -> Postfix:
     shutil.chown(folder / "data", "postfix")
     further = main_cf.replace("{folder}", str(folder / "etc"))
     (folder / "etc" / "main.cf").write_text(MAIN_CF.format(folder=folder, next_hop=next_hop) + further)
-    (folder / "etc" / "master.cf").write_text(MASTER_CF.format(port=port))
+    (folder / "etc" / "master.cf").write_text(MASTER_CF.format(port=port) + master_cf)
     return Postfix(folder, port)
 
 

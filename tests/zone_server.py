@@ -71,10 +71,10 @@ class Zone:
 
 
 @contextmanager
-def running_zone() -> Iterator[Zone]:
-    """Serve until the block ends."""
+def running_zone(address: str = "127.0.0.1", port: int = 0) -> Iterator[Zone]:
+    """Serve until the block ends, on any free port unless one is named."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((address, port))
         zone = Zone(listener.getsockname()[1])
         thread = threading.Thread(target=_serve, args=(listener, zone), daemon=True)
         thread.start()

@@ -10,6 +10,7 @@ from core.clock import SECOND_MS, Clock
 from core.config import Settings
 from core.delivery import OUR_ERROR, SEND_KINDS, DeliveryKind, Outcome, Verdict, our_fault
 from core.errors import StorageUnavailable
+from core.sending.holding import held_by_pause
 from core.sending.send_settings import SendSettings, combined
 from core.sending.tracking_choice import TrackingChoice, tracking_choice
 from core.sending.tracking_tokens import SECRET_NAME as TRACKING_SECRET
@@ -89,6 +90,7 @@ class SendAttempt:
             reply=result.reply,
             remote_host=result.host,
             tls=result.tls_version,
+            ended_ms=self._clock(),
         )
 
     def _missing_signature(self, claimed: ClaimedSend) -> str | None:
@@ -148,7 +150,7 @@ def _kept_back(claimed: ClaimedSend, now_ms: int) -> Outcome | None:
         reason = f"the recipient is on the suppression list ({claimed.suppressed_because})"
         return Outcome(Verdict.SUPPRESSED, NO_ANSWER, now_ms, 0, reason)
     if claimed.paused_because is not None:
-        return Outcome(Verdict.HELD, NO_ANSWER, now_ms, 0, claimed.paused_because)
+        return Outcome(Verdict.HELD, NO_ANSWER, now_ms, 0, held_by_pause(claimed.paused_because))
     return None
 
 

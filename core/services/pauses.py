@@ -28,9 +28,9 @@ _PAUSE_DOMAIN = """
 UPDATE sending_domain SET paused_ms = ?, paused_because = ? WHERE id = ? AND account_id = ? AND deleted_ms IS NULL
 {only} RETURNING id"""
 _RESUME_ACCOUNT = "UPDATE account SET paused_ms = NULL, paused_because = NULL WHERE id = ? RETURNING id"
+# A deleted domain too: what was accepted from it is still sent, and may be held.
 _RESUME_DOMAIN = """
-UPDATE sending_domain SET paused_ms = NULL, paused_because = NULL
-WHERE id = ? AND account_id = ? AND deleted_ms IS NULL RETURNING id"""
+UPDATE sending_domain SET paused_ms = NULL, paused_because = NULL WHERE id = ? AND account_id = ? RETURNING id"""
 _ACCOUNT_PAUSE = "SELECT paused_ms, paused_because FROM account WHERE id = ?"
 _DOMAIN_PAUSE = """
 SELECT paused_ms, paused_because FROM sending_domain WHERE id = ? AND account_id = ? AND deleted_ms IS NULL"""

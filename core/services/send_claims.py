@@ -69,6 +69,8 @@ class FinishedSend(FinishedAttempt):
     remote_host: str | None = None
     tls: str | None = None
     """E.g. `TLSv1.3`."""
+    ended_ms: int | None = None
+    """When the host had answered; None when there was none to be asked."""
     is_unsendable: bool = False
     """Whether the message itself cannot be sent, to whomever."""
 

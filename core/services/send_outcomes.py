@@ -138,7 +138,9 @@ def _events(entry: _Told, dispatched: set[str], now_ms: int) -> list[NewEvent]:
     if entry.outcome.verdict not in UNMADE and entry.claimed.delivery_id not in dispatched:
         begun = EventDetails(is_test=entry.claimed.is_test or None)
         events.append(_event(entry.claimed, EventKind.DISPATCH, entry.outcome.started_ms, begun))
-    events.append(_event(entry.claimed, entry.kind, now_ms, _details(entry)))
+    # When the host answered, not when that is written down: by then a notice may have come back, and goes after it.
+    at_ms = now_ms if entry.attempt.ended_ms is None else entry.attempt.ended_ms
+    events.append(_event(entry.claimed, entry.kind, at_ms, _details(entry)))
     return events
 
 

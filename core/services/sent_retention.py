@@ -31,11 +31,12 @@ _HELD = f"""
 SELECT d.id, 0 FROM delivery d
 WHERE d.id > ? AND d.id <= ? AND d.state = '{DeliveryState.QUARANTINED}'
   AND d.kind IN ({", ".join(repr(kind.value) for kind in SEND_KINDS)}) ORDER BY d.id"""  # noqa: S608 (constants)
-_NOT_PENDING = "NOT EXISTS (SELECT 1 FROM delivery d WHERE d.message_id = event.message_id AND d.state = 'pending')"
+_IS_OVER = f"""NOT EXISTS (SELECT 1 FROM delivery d WHERE d.message_id = event.message_id
+                  AND d.state IN ('{DeliveryState.PENDING}', '{DeliveryState.QUARANTINED}'))"""  # noqa: S608 (constants)
 _OLD_EVENTS = f"""
 SELECT event.id, 0 FROM event
-WHERE event.id > ? AND event.id <= ? AND event.at_ms < ? AND {_NOT_PENDING} ORDER BY event.id"""  # noqa: S608
-_DELETE_EVENTS = f"DELETE FROM event WHERE id IN ({{places}}) AND {_NOT_PENDING} RETURNING id"  # noqa: S608
+WHERE event.id > ? AND event.id <= ? AND event.at_ms < ? AND {_IS_OVER} ORDER BY event.id"""  # noqa: S608
+_DELETE_EVENTS = f"DELETE FROM event WHERE id IN ({{places}}) AND {_IS_OVER} RETURNING id"  # noqa: S608
 _OLDEST_HITS = "SELECT id, at_ms FROM tracking_hit ORDER BY id LIMIT ?"
 _DELETE_HITS = "DELETE FROM tracking_hit WHERE id IN ({places}) RETURNING id"
 _WEBHOOKS = "SELECT id FROM webhook ORDER BY id"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from core.clock import DAY_MS
 from core.ids import new_time_ordered_id
-from core.sending.suppression import SuppressionReason
+from core.sending.suppression import SuppressionReason, read_reason
 from core.store.db import Database, Row, places
 
 SOFT_BOUNCE_SPAN_MS = 3 * DAY_MS
@@ -71,7 +71,7 @@ def find_suppressed(database: Database, targets: Collection[SendTarget]) -> dict
     addresses = sorted({target.address for target in targets})
     statement = _FIND.format(accounts=places(accounts), addresses=places(addresses))
     listed = {
-        SendTarget(account_id, domain_id, address): SuppressionReason(reason)
+        SendTarget(account_id, domain_id, address): read_reason(reason)
         for account_id, address, domain_id, reason in database.execute(statement, (*accounts, *addresses))
     }
     found = {target: listed.get(_of_account(target)) or listed.get(target) for target in targets}

@@ -37,6 +37,8 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|\s++|[()<>:;,@\[\]\\"]|[^()<>:;,@\[\]\\
 _COMMENT_MARK = re.compile(r"\\.|[()]")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _QUOTED_PAIR = re.compile(r"\\(.)")
+_ENCODED_WORD = re.compile(r"=\?[^?]*\?[bBqQ]\?[^?]*\?=")
+"""RFC 2047. In an address it is none, and yet decoded by some: `=?utf-8?b?…?=@example.com` shows another sender."""
 _NOT_IN_NAMES = frozenset(':;,@[]\\"')
 _EXAMPLE = 'write it like user@example.com or "Name" <user@example.com>'
 
@@ -161,6 +163,8 @@ def _address(field: str, text: str) -> Mailbox:
     shown = f"{text[:100]!r}" if text else "nothing"
     if mailbox is None or len(text.encode()) > MAX_ADDRESS_OCTETS:
         raise InvalidField(field, f"{shown} is no address; {_EXAMPLE}")
+    if _ENCODED_WORD.search(mailbox.local):
+        raise InvalidField(field, f"{shown} is an encoded word, which some programs show decoded; write it plainly")
     if mailbox.domain.startswith("[") or "." not in mailbox.domain:
         raise InvalidField(field, f"{shown} has no full domain behind the @, like example.com")
     return mailbox

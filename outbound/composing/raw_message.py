@@ -2,7 +2,8 @@
 
 What is put right: line ends, Bcc (taken out), Date and Message-ID (added where missing), 8-bit headers (encoded words),
 8-bit and long lines of bodies (`recoding`, as RFC 6376 section 5.3 asks of those who sign). What two readers could read
-as two messages is refused: a second From or Subject, lines that are no header.
+as two messages is refused: a second From or Subject, lines that are no header, a group in From. From goes out in a form
+that all read alike, so that the author who was checked is the author who is shown.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from outbound.composing.mailboxes import NamedMailbox, address_field, read_mailb
 from outbound.composing.raw_fields import RawField, field_of, join_message, normalise_line_ends, split_message
 from outbound.composing.recoding import recode
 
-_REMOVED = frozenset({"bcc", "resent-bcc", "return-path"})
+_REMOVED = frozenset({"bcc", "return-path"})
+_REMOVED_BEGIN = (CONTROL_PREFIX, "x-pillarbox-", "resent-")
+"""What steers us, what we write ourselves, and who claims to have sent the mail on, which nobody has checked."""
 _ONCE = frozenset(
     [
         "from",
@@ -40,6 +43,8 @@ _ONCE = frozenset(
 )
 """RFC 5322 section 3.6, RFC 2045."""
 _ADDRESSES = frozenset({"from", "sender", "reply-to", "to", "cc"})
+_MISREAD = re.compile(r'[@<>"\\]|=\?')
+"""In a display name: what may look like an address, end the name, or be decoded."""
 _ANGLE_ID = re.compile(r"<\s*([^<>\s]+)\s*>")
 
 
@@ -79,8 +84,9 @@ def prepare_raw(raw: bytes, options: RawOptions, expected: RawExpectation | None
     """Check and complete a message; without `expected` it may name anybody. Raises `InvalidField`, field `raw`."""
     fields, body = split_message(normalise_line_ends(raw))
     _check_once(fields)
-    fields = [one for one in fields if one.lowered not in _REMOVED and not one.lowered.startswith(CONTROL_PREFIX)]
+    fields = [one for one in fields if one.lowered not in _REMOVED and not one.lowered.startswith(_REMOVED_BEGIN)]
     author = _author(fields)
+    fields = _by_author(fields, author)
     if expected is not None:
         _check_match(fields, expected)
         fields = _with_subject(fields, expected.subject)
@@ -107,16 +113,44 @@ def _check_lines(body: bytes) -> None:
 
 
 def _author(fields: Sequence[RawField]) -> NamedMailbox:
-    found = _mailboxes(fields, "from")
+    """Without groups: of `<a@example.com>: b@example.org;` many readers see the first, and the second is the member."""
+    found = _mailboxes(fields, "from", has_groups=False)
     if len(found) != 1:
         raise InvalidField("raw", f"must name one address in its From header, and names {len(found)}")
     return found[0]
 
 
-def _mailboxes(fields: Sequence[RawField], lowered: str) -> tuple[NamedMailbox, ...]:
+def _by_author(fields: Sequence[RawField], author: NamedMailbox) -> list[RawField]:
+    """From anew unless it is plain, and without a Sender of another domain: programs show him, nobody checks him."""
+    kept = []
+    for one in fields:
+        if one.lowered == "from" and not _is_plain(one.text, author):
+            kept.append(field_of(address_field("From", [author])))
+        elif one.lowered != "sender" or _is_of_domain(one, author.mailbox.domain):
+            kept.append(one)
+    return kept
+
+
+def _is_plain(value: str, author: NamedMailbox) -> bool:
+    """Whether it is written so that no reader can take it for another."""
+    name, address = author.name, author.address
+    if not name or _MISREAD.search(name):
+        return value in (address, f"<{address}>")
+    return value in (f"{name} <{address}>", f'"{name}" <{address}>')
+
+
+def _is_of_domain(field: RawField, domain: str) -> bool:
+    try:
+        found = _mailboxes([field], field.lowered, has_groups=False)
+    except InvalidField:
+        return False
+    return len(found) == 1 and found[0].mailbox.domain == domain
+
+
+def _mailboxes(fields: Sequence[RawField], lowered: str, *, has_groups: bool = True) -> tuple[NamedMailbox, ...]:
     values = [one.text for one in fields if one.lowered == lowered]
     try:
-        return tuple(one for value in values for one in read_mailboxes(lowered, value, in_header=True))
+        return tuple(one for value in values for one in read_mailboxes(lowered, value, in_header=has_groups))
     except InvalidField as error:
         raise InvalidField("raw", f"its header {lowered.title()} {error.problem}") from error
 
