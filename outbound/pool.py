@@ -10,6 +10,10 @@ from dataclasses import dataclass
 
 from outbound.hosts import HostAddress
 from outbound.smtp_client import SmtpConnection
+from outbound.timing import Deadline, Timeouts
+
+QUIT_ALL_S = Timeouts().quit_s
+"""How long leave is taken of several connections together; after a network has failed none of their hosts answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,5 +120,7 @@ class ConnectionPool:
 
 
 def _quit_all(connections: list[SmtpConnection]) -> None:
+    """Within the time of a single one: whoever is here has a mail in hand, and a lease on it that runs out."""
+    deadline = Deadline(QUIT_ALL_S)
     for connection in connections:
-        connection.quit()
+        connection.quit(deadline)

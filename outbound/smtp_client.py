@@ -149,10 +149,11 @@ class SmtpConnection:
             return False
         return False
 
-    def quit(self) -> None:
-        """Take leave and close; a host that does not answer is not waited for."""
+    def quit(self, deadline: Deadline | None = None) -> None:
+        """Take leave and close; a host that does not answer is not waited for long, and not beyond the deadline."""
+        limit = Deadline(self._timeouts.quit_s)
         with suppress(ConnectionFailed, HostRefuses):
-            self._exchange([b"QUIT"], Deadline(self._timeouts.quit_s))
+            self._exchange([b"QUIT"], limit if deadline is None else limit.within(deadline.remaining))
         self.close()
 
     def close(self) -> None:

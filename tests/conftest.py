@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from core.logs import configure_logging
 from core.services.accounts import NewAccount, create_account
 from core.store.db import Database
 from tests.postgres_server import running_postgres
+from tests.sending_world import SendingWorld, sending_world
 
 NOW_MS = 1_790_000_000_000
 """The moment at which most tests happen."""
@@ -57,10 +59,29 @@ def database(database_url: str) -> Iterator[Database]:
     opened.close()
 
 
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def sending(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SendingWorld]:
+    """A whole gateway with all that sending needs around it, on either database; all tests of this process share it,
+    and use recipients of their own."""
+    url = None
+    if request.param == "postgres":
+        url = _further_database(request.getfixturevalue("postgres_url"), "sending")
+    with sending_world(tmp_path_factory.mktemp("sending"), url) as started:
+        started.verified_domain()
+        yield started
+
+
 @pytest.fixture
 def account(database: Database) -> NewAccount:
     """An account with its keys in clear."""
     return create_account(database, "test", NOW_MS)
+
+
+def _further_database(url: str, name: str) -> str:
+    """Another database on the same server."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return url.replace("/postgres?", f"/{name}?")
 
 
 def _migrate(url: str) -> None:

@@ -48,14 +48,21 @@ class Gateway:
 
     # --- processes ---
 
-    def start(self, name: str) -> None:
-        """Start `redis`, `smtp`, `submission`, `worker`, `scheduler` or `web`, and wait until it is ready."""
+    def start(self, *names: str) -> None:
+        """Start `redis`, `smtp`, `submission`, `worker`, `scheduler`, `web`, and wait until they are ready."""
+        for name in names:
+            self._launch(name)
+            if name == "redis":  # all others need it
+                self._wait_until_ready(name)
+        for name in names:
+            self._wait_until_ready(name)
+
+    def _launch(self, name: str) -> None:
         command = redis_command(self.settings) if name == "redis" else [sys.executable, "-m", "cli.main", name]
         with self.log_path.open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 command, env=self.environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
             )
-        self._wait_until_ready(name)
 
     def kill(self, name: str) -> None:
         """End a process and its children as a power cut would."""
@@ -93,7 +100,7 @@ class Gateway:
 
     def _is_ready(self, name: str) -> bool:
         if name == "smtp":
-            return _listens(self.settings.smtp.port)
+            return _listens(self.settings.smtp.port, self.settings.smtp.reachable_host)
         if name == "submission":
             return _listens(self.submission_port) and _listens(self.submission_tls_port)
         if name == "web":
@@ -145,7 +152,8 @@ class Gateway:
 
     def connect(self, timeout: float = 20.0) -> smtplib.SMTP:
         """An SMTP client, greeted."""
-        client = smtplib.SMTP("127.0.0.1", self.settings.smtp.port, "client.example", timeout=timeout)
+        where = self.settings.smtp
+        client = smtplib.SMTP(where.reachable_host, where.port, "client.example", timeout=timeout)
         client.ehlo()
         return client
 
@@ -212,8 +220,7 @@ def running_gateway(
     """A gateway with these processes running; by default receiver, worker and scheduler with their Redis."""
     gateway = make_gateway(folder, database_url, **environment)
     try:
-        for name in names or ("redis", "smtp", "worker", "scheduler"):
-            gateway.start(name)
+        gateway.start(*names or ("redis", "smtp", "worker", "scheduler"))
         yield gateway
     finally:
         gateway.stop_all()
@@ -251,6 +258,6 @@ def any_certificate() -> ssl.SSLContext:
     return context
 
 
-def _listens(port: int) -> bool:
+def _listens(port: int, host: str = "127.0.0.1") -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0

@@ -29,10 +29,9 @@ from core.delivery import SEND_KINDS
 from core.sending.sending_domains import operator_records, sending_hosts, zone_line
 from core.store.db import Row
 from tests.gateway import Gateway, any_certificate, running_gateway
-from tests.http_target import HttpTarget, running_target
+from tests.http_target import HttpTarget, Received, running_target
 from tests.ports import PORTS_PER_PROCESS, free_port
 from tests.postfix_server import ROOT, Postfix, running_postfix
-from tests.postgres_server import stoppable_postgres
 from tests.programs import missing
 from tests.scripted_smtp import Answer, Peer, Script, Taken, running_peer
 from tests.zone_server import Zone, running_zone
@@ -202,18 +201,23 @@ class SendingWorld:
         (only,) = self.arrived(recipient)
         return cast(EmailMessage, message_from_bytes(only.content, policy=policy.default))
 
-    def told(self, message_id: str, secret: str | None = None) -> list[dict[str, Any]]:
-        """Events of a message that were POSTed so far, in the order they came."""
-        posted = [event for request in self.hooks.received for event in json.loads(request.body)["events"]]
-        return [event for event in posted if event["message_id"] == message_id]
+    def posts(self, hook: str) -> list[Received]:
+        """What was POSTed to a webhook so far."""
+        return [request for request in self.hooks.received if request.path == hook]
 
-    def wait_until_told(self, message_id: str, *kinds: str) -> list[dict[str, Any]]:
+    def told(self, hook: str, message_id: str) -> list[dict[str, Any]]:
+        """Events of a message that a webhook was told of, in the order they came."""
+        events = [event for request in self.posts(hook) for event in json.loads(request.body)["events"]]
+        return [event for event in events if event["message_id"] == message_id]
+
+    def wait_until_told(self, hook: str, message_id: str, *kinds: str) -> list[dict[str, Any]]:
         """Wait until a webhook has been told of these."""
         wanted = set(kinds)
         self.wait_until(
-            lambda: wanted <= {event["kind"] for event in self.told(message_id)}, f"not told of {kinds}: {message_id}"
+            lambda: wanted <= {event["kind"] for event in self.told(hook, message_id)},
+            f"{hook} is not told of {kinds} of {message_id}",
         )
-        return self.told(message_id)
+        return self.told(hook, message_id)
 
     def wait_until(self, condition: Callable[[], bool], problem: str) -> None:
         """Poll."""
@@ -240,8 +244,8 @@ class SendingWorld:
 
 
 @contextmanager
-def sending_world(folder: Path, database: str = "sqlite", **environment: str) -> Iterator[SendingWorld]:
-    """Start everything; `database` is `sqlite` or `postgres`."""
+def sending_world(folder: Path, database_url: str | None = None, **environment: str) -> Iterator[SendingWorld]:
+    """Start everything."""
     if os.geteuid() != ROOT:
         missing("only root may listen on port 25")
     places = Places(f"127.{100 + free_port() // PORTS_PER_PROCESS}.{next(_nets) % 250}")
@@ -251,7 +255,6 @@ def sending_world(folder: Path, database: str = "sqlite", **environment: str) ->
         odd = stack.enter_context(running_peer(PacedScript(), address=places.odd, port=SMTP_PORT))
         hooks = stack.enter_context(running_target())
         postfix = stack.enter_context(_postfix(folder, places, people.port))
-        url = stack.enter_context(stoppable_postgres()).url if database == "postgres" else None
         names = {
             "PILLARBOX_DOMAIN": GATEWAY,
             "PILLARBOX_SMTP": f"{places.receiver}:{SMTP_PORT}",
@@ -261,9 +264,10 @@ def sending_world(folder: Path, database: str = "sqlite", **environment: str) ->
             "PILLARBOX_REQUIRE_VERIFIED": "on",
             "PILLARBOX_TRACKING_URL": TRACKING,
             "PILLARBOX_ALLOW_PRIVATE_TARGETS": "loopback",
+            "PILLARBOX_PAUSE_BOUNCE_PERCENT": "0",  # tests of bounces must not pause those of others
             **environment,
         }
-        gateway = stack.enter_context(running_gateway(folder, *PROCESSES, database_url=url, **names))
+        gateway = stack.enter_context(running_gateway(folder, *PROCESSES, database_url=database_url, **names))
         _publish_names(zone, places, gateway.settings)
         yield SendingWorld(gateway, zone, places, hooks, postfix, people, odd)
 

@@ -82,7 +82,7 @@ class TestAcceptor:
         """As the test wants."""
         self.before(submission)
         self.taken.append(submission)
-        return StoredSend(new_time_ordered_id(), DeliveryKind.SEND, ())
+        return StoredSend(new_time_ordered_id(), (DeliveryKind.SEND,), ())
 
 
 @contextmanager

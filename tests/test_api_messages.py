@@ -228,7 +228,11 @@ def test_a_large_message_is_kept_outside_of_the_database(api: SendApi) -> None:
 
 def test_the_workers_are_told_after_the_commit(api: SendApi) -> None:
     api.sent(priority="priority")
-    assert api.rung == [DeliveryKind.SEND_PRIORITY, DeliveryKind.EVENTS]
+    assert api.rung == [DeliveryKind.SEND_PRIORITY]
+    api.rung.clear()
+    api.sent(send_at=to_rfc3339(NOW_MS + HOUR_MS))
+    assert api.rung == [], "it is not due, and no webhook wants to be told"
+    assert api.post("/webhooks", {"url": "https://example.com/events"}).status_code == 201
     api.rung.clear()
     api.sent(send_at=to_rfc3339(NOW_MS + HOUR_MS))
     assert api.rung == [DeliveryKind.EVENTS]

@@ -227,20 +227,20 @@ def test_queries_that_cannot_be(api: SendApi, query: str, error: str) -> None:
 
 
 def test_by_login(api: SendApi) -> None:
-    by_key = api.sent()
+    api.sent()
     login = api.with_login(api.account.smtp_username, api.account.smtp_password)
     by_login = login.sent()
     own = api.get("/outbound_messages", outbound_account_id=api.account.smtp_username)
     assert [entry["id"] for entry in own.json] == [by_login]
     assert api.get("/outbound_messages", outbound_account_id="0" * 16).json == []
-    assert {entry["id"] for entry in login.get("/outbound_messages").json} == {by_key, by_login}
+    assert [entry["id"] for entry in login.get("/outbound_messages").json] == [by_login]
 
 
 def test_everybody_sees_only_his_own(api: SendApi) -> None:
     own, other = (add_domain(api.database, api.account.account_id, name) for name in ("example.com", "example.org"))
     mine, others = api.sent(), api.sent(from_="x@example.org")
     stranger = api.stranger()
-    bound = api.with_credential(CredentialKind.SMTP, domain_id=own)
+    bound = api.with_credential(CredentialKind.API, domain_id=own)
     assert stranger.get("/outbound_messages").json == []
     assert [entry["id"] for entry in bound.get("/outbound_messages").json] == [mine]
     assert bound.found("*") == [mine]

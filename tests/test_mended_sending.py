@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from core.clock import DAY_MS, SECOND_MS
+from core.clock import DAY_MS, SECOND_MS, system_clock
 from core.delivery import Outcome, Verdict
 from core.sending.holding import SPAM_HOLD
 from core.sending.sending_domains import KeyAlgorithm
@@ -95,6 +95,7 @@ def test_mail_of_a_domain_that_was_deleted_while_paused_can_be_let_go(sends: Sen
 
 
 def test_held_mail_keeps_its_events_so_that_its_dispatch_is_told_once(sends: Sends) -> None:
+    sends.now_ms = system_clock()  # as the ids of events have it
     (delivery_id,) = sends.store(BOX)
     for claimed in sends.claim().deliveries:
         sends.record(FinishedSend(claimed, Outcome(Verdict.TEMPORARY, 450, sends.now_ms, 1)))
@@ -158,7 +159,7 @@ def mute_host() -> Iterator[int]:
 def test_taking_leave_of_many_dead_connections_takes_no_longer_than_of_one() -> None:
     now = [0.0]
     pool = ConnectionPool(PoolLimits(per_place=50), lambda: now[0])
-    timeouts = Timeouts(quit_s=0.3)
+    timeouts = Timeouts()
     with mute_host() as port:
         for _ in range(20):
             connection = SmtpConnection(HostAddress("mute.test", "127.0.0.1", port), timeouts)
@@ -168,5 +169,5 @@ def test_taking_leave_of_many_dead_connections_takes_no_longer_than_of_one() -> 
         now[0] = 60.0
         started = time.monotonic()
         pool.expire()
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < 4.0
         assert pool.idle == 0

@@ -6,7 +6,6 @@ import base64
 import json
 import smtplib
 import subprocess
-from collections.abc import Iterator
 from email import policy
 from email.message import EmailMessage
 from pathlib import Path
@@ -25,7 +24,7 @@ from inbound.authentication import Authenticator, ClientFacts
 from tests.dkim_judges import opendkim_says, perl_says
 from tests.programs import need_program
 from tests.scripted_smtp import Taken
-from tests.sending_world import GATEWAY, PEOPLE, SENDER, SHOP, TRACKING, SendingWorld, links, path, sending_world
+from tests.sending_world import GATEWAY, PEOPLE, SENDER, SHOP, TRACKING, SendingWorld, links, path
 from tests.tracking_support import PERSON
 
 PICTURE = bytes(range(256)) * 3
@@ -47,11 +46,9 @@ RICH = {
 ALL_KINDS = {"registration", "dispatch", "delivery"}
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SendingWorld]:
-    with sending_world(tmp_path_factory.mktemp("sending"), request.param) as started:
-        started.verified_domain()
-        yield started
+@pytest.fixture(scope="module")
+def world(sending: SendingWorld) -> SendingWorld:
+    return sending
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +210,7 @@ def test_nothing_is_sent_from_a_domain_that_is_not_verified(world: SendingWorld,
 
 def test_each_step_is_told_in_signed_batches_and_shown(world: SendingWorld, secret: str) -> None:
     message_id = world.send(f"told@{PEOPLE}", tags=["orders"], metadata={"order": "1234"})
-    told = world.wait_until_told(message_id, *ALL_KINDS)
+    told = world.wait_until_told("/events", message_id, *ALL_KINDS)
     assert sorted(event["kind"] for event in told) == sorted(ALL_KINDS)
     shown = world.shown(message_id)
     for event in told:
@@ -224,7 +221,7 @@ def test_each_step_is_told_in_signed_batches_and_shown(world: SendingWorld, secr
     delivery = next(event for event in told if event["kind"] == "delivery")
     assert delivery["details"]["remote_host"] == f"mx.{PEOPLE}"
     assert "queued as" in delivery["details"]["smtp_response"]
-    for request in world.hooks.received:
+    for request in world.posts("/events"):
         Webhook(secret).verify(request.body, request.headers)
         assert len(json.loads(request.body)["events"]) <= 100
 
@@ -235,13 +232,13 @@ def test_opening_and_clicking_are_told(world: SendingWorld, secret: str) -> None
     html = world.read(recipient).get_body(("html",))
     assert html is not None
     click, pixel = links(html.get_content())
-    world.wait_until_told(message_id, "delivery")
+    world.wait_until_told("/events", message_id, "delivery")
     world.execute("UPDATE delivery SET finished_ms = finished_ms - 60000 WHERE message_id = ?", (message_id,))
     picture = visit(world, pixel)
     assert (picture.status_code, picture.headers["Content-Type"]) == (200, "image/gif")
     redirect = visit(world, click)
     assert (redirect.status_code, redirect.headers["Location"]) == (302, "https://shop.example/one?a=1&b=2")
-    told = {event["kind"]: event for event in world.wait_until_told(message_id, "open", "click")}
+    told = {event["kind"]: event for event in world.wait_until_told("/events", message_id, "open", "click")}
     assert told["click"]["details"]["url"] == "https://shop.example/one?a=1&b=2"
     assert told["open"]["recipient"] == told["click"]["recipient"] == recipient
     assert {"open", "click"} <= set(world.kinds(message_id))
@@ -256,13 +253,13 @@ def test_who_unsubscribes_with_one_click_gets_no_more(world: SendingWorld, secre
     assert url.startswith(f"{TRACKING}/u/")
     answer = visit(world, url.removeprefix(TRACKING), data={"List-Unsubscribe": "One-Click"})
     assert answer.status_code == 200
-    world.wait_until_told(first, "unsubscribe")
+    world.wait_until_told("/events", first, "unsubscribe")
     second = world.send([recipient, f"stayer@{PEOPLE}"])
     world.arrived(f"stayer@{PEOPLE}")
     assert len(world.arrived(recipient)) == 1
     events = {one["email"]: one["last_event"] for one in world.shown(second)["recipients"]}
     assert events[recipient] == "suppressed"
-    assert {event["recipient"] for event in world.wait_until_told(second, "suppressed", "delivery")} == set(events)
+    assert {event["recipient"] for event in world.wait_until_told("/events", second, "suppressed", "delivery")} == set(events)
     listed = world.gateway.api("GET", f"/suppressions?address={recipient}")
     assert [(one["address"], one["reason"]) for one in listed] == [(recipient, "unsubscribe")]
 

@@ -57,7 +57,7 @@ def test_the_acceptor_gets_the_message_and_the_bell_rings_after_it(
     by = taken.submitter
     assert (by.account_id, by.username, by.remote_ip) == (account.account_id, account.smtp_username, "127.0.0.1")
     assert (by.helo, by.tls_version) == ("client.example", "TLSv1.3")
-    assert (rung_before, acceptor.rung) == ([0], [DeliveryKind.SEND, DeliveryKind.EVENTS])
+    assert (rung_before, acceptor.rung) == ([0], [DeliveryKind.SEND])
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -75,7 +75,7 @@ def test_accidents_are_451_and_show_nothing(
         acceptor.before = lambda _: None
         assert submit(client, MAIL).startswith(QUEUED)
     assert len(acceptor.taken) == 1
-    assert acceptor.rung == [DeliveryKind.SEND, DeliveryKind.EVENTS]
+    assert acceptor.rung == [DeliveryKind.SEND]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -27,7 +27,7 @@ was killed at the door."""
 ATTENDING_S = 0.25
 """How long a worker stays at the door when nothing comes."""
 PAUSE_S = 0.005
-"""After a ring; those that are wanted meanwhile become one. To ring for each mail took a quarter of a busy web process."""
+"""After a ring; those that are wanted meanwhile become one. One for each mail took a quarter of a busy web process."""
 FAILED_JOB_TTL_S = 60
 REDIS_TIMEOUT_S = 2.0
 

@@ -20,6 +20,14 @@ class SuppressionReason(StrEnum):
     """The customer wanted so."""
 
 
+def read_reason(text: str) -> SuppressionReason:
+    """A reason as it was stored. One that another version has written keeps mail back all the same."""
+    try:
+        return SuppressionReason(text)
+    except ValueError:
+        return SuppressionReason.MANUAL
+
+
 def suppression_key(address: str) -> str:
     """An address as lists hold it: lower case, domain as A-labels. Of no mailbox, lower case alone."""
     mailbox = parse_mailbox(address)

@@ -17,13 +17,13 @@ INSERT INTO event (id, account_id, sending_domain_id, message_id, delivery_id, k
 VALUES {rows}"""
 
 
-def insert_events(database: Database, events: Sequence[NewEvent], now_ms: int) -> None:
-    """Write events and what follows from them. Inside a transaction.
+def insert_events(database: Database, events: Sequence[NewEvent], now_ms: int) -> bool:
+    """Write events and what follows from them; whether a webhook is to be told. Inside a transaction.
 
-    Those who call it ring for `DeliveryKind.EVENTS` after the commit, or leave that to the scheduler's next second.
+    Then those who call it ring for `DeliveryKind.EVENTS` after the commit, or leave it to the scheduler's next second.
     """
     if not events:
-        return
+        return False
     rows = [
         (
             event.event_id, event.account_id, event.sending_domain_id, event.message_id, event.delivery_id, event.kind,
@@ -33,4 +33,4 @@ def insert_events(database: Database, events: Sequence[NewEvent], now_ms: int) -
     ]  # fmt: skip
     database.execute_values(_INSERT, rows)
     count_events(database, events)
-    tell_webhooks(database, events, now_ms)
+    return tell_webhooks(database, events, now_ms)

@@ -106,8 +106,8 @@ class StoredSend:
     """A message that is durable."""
 
     message_id: str
-    kind: DeliveryKind
-    """To ring for."""
+    rings: tuple[DeliveryKind, ...]
+    """What is due now: the mail itself, unless it waits, and events for webhooks, if any wants them."""
     recipients: tuple[StoredRecipient, ...]
 
 
@@ -124,12 +124,14 @@ def store_send(database: Database, send: NewSend, clock: Clock, defaults: SendSe
         planned = [(new_time_ordered_id(now_ms), answer) for answer in answers]
         _insert_message(database, send)
         database.execute_values(_INSERT_DELIVERY, [_delivery_row(send, *entry, now_ms) for entry in planned])
-        insert_events(database, _first_events(send, planned, now_ms), now_ms)
+        has_told = insert_events(database, _first_events(send, planned, now_ms), now_ms)
     stored = tuple(
         StoredRecipient(delivery_id, answer.recipient, _STATES[answer.answer], answer.due_ms)
         for delivery_id, answer in planned
     )
-    return StoredSend(send.message_id, KIND_OF[send.priority], stored)
+    is_due = any(one.state is DeliveryState.PENDING and one.due_ms <= now_ms for one in stored)
+    rings = [KIND_OF[send.priority]] * is_due + [DeliveryKind.EVENTS] * has_told
+    return StoredSend(send.message_id, tuple(rings), stored)
 
 
 def _question(send: NewSend) -> GateQuestion:

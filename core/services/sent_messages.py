@@ -50,6 +50,8 @@ class SentScope:
     account_id: str
     sending_domain_id: str | None = None
     """Only those of this domain: that of a credential that is bound to one."""
+    username: str | None = None
+    """Only those that came with this credential: of one that may not see what others sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def list_sent(database: Database, wanted: SentFilter, request: PageRequest, cloc
         floor_below=lambda newest: _window_floor(database, wanted, newest),
         id_of=lambda record: record.message_id,
     )
-    if wanted.condition is None and wanted.username is None:
+    if wanted.condition is None and wanted.username is None and wanted.scope.username is None:
         page = list_page(source, request)
     else:
         page = search_page(source, request, clock)
@@ -182,9 +184,13 @@ def _purged(message_id: str) -> NotFound:
 
 
 def _scope(scope: SentScope) -> tuple[str, tuple[str, ...]]:
-    if scope.sending_domain_id is None:
-        return "s.account_id = ?", (scope.account_id,)
-    return "s.account_id = ? AND s.sending_domain_id = ?", (scope.account_id, scope.sending_domain_id)
+    limits = {
+        "s.account_id": scope.account_id,
+        "s.sending_domain_id": scope.sending_domain_id,
+        "s.username": scope.username,
+    }
+    given = {column: value for column, value in limits.items() if value is not None}
+    return " AND ".join(f"{column} = ?" for column in given), tuple(given.values())
 
 
 def _select(database: Database, wanted: SentFilter, window: Window, limit: int, offset: int) -> list[SentRecord]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from core.addresses import parse_mailbox
 from core.errors import InvalidField, NotFound
-from core.sending.suppression import SuppressionReason, suppression_key
+from core.sending.suppression import SuppressionReason, read_reason, suppression_key
 from core.services.paging import Page, PageRequest, bad_cursor
 from core.services.suppressions import NewSuppression, SendTarget, add_suppressions
 from core.store.db import Database, Row, places
@@ -201,4 +201,4 @@ def _require_domain(
 
 def _record(row: Row) -> SuppressionRecord:
     suppression_id, address, reason, *others = row
-    return SuppressionRecord(suppression_id, address, SuppressionReason(reason), *others)
+    return SuppressionRecord(suppression_id, address, read_reason(reason), *others)

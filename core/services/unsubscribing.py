@@ -12,7 +12,7 @@ import orjson
 from core.addresses import parse_mailbox
 from core.errors import NotFound
 from core.sending.events import EventDetails, EventKind, NewEvent
-from core.sending.suppression import SuppressionReason, suppression_key
+from core.sending.suppression import SuppressionReason, read_reason, suppression_key
 from core.services.events import insert_events
 from core.services.suppressions import NewSuppression, SendTarget, add_suppressions
 from core.store.db import Database
@@ -112,7 +112,7 @@ def _load(database: Database, delivery_id: str) -> Subscription:
     reasons = database.execute(_REASON, _key(target))
     mailbox = parse_mailbox(mail_from)
     sender = domain or (mailbox.domain if mailbox else "")
-    reason = SuppressionReason(reasons[0][0]) if reasons else None
+    reason = read_reason(reasons[0][0]) if reasons else None
     return Subscription(delivery_id, message_id, target, recipient, sender, reason)
 
 

@@ -70,13 +70,15 @@ class _Listener:
         return not self.tags or not self.tags.isdisjoint(_words(facts.tags))
 
 
-def tell_webhooks(database: Database, events: Sequence[NewEvent], now_ms: int) -> None:
-    """Insert a delivery of kind `EVENTS` for each webhook that wants some of them. Inside a transaction."""
+def tell_webhooks(database: Database, events: Sequence[NewEvent], now_ms: int) -> bool:
+    """Insert a delivery of kind `EVENTS` for each webhook that wants some of them; whether there was one.
+
+    Inside a transaction."""
     listeners = _listeners(database, {event.account_id for event in events})
     offered = [(listener, [event for event in events if listener.may_want(event)]) for listener in listeners]
     message_ids = {event.message_id for _, some in offered for event in some}
     if not message_ids:
-        return
+        return False
     facts = _facts(database, message_ids)
     bodies: dict[str, bytes] = {}
     made: list[EventBatch] = []
@@ -90,6 +92,7 @@ def tell_webhooks(database: Database, events: Sequence[NewEvent], now_ms: int) -
             for body in batches(bodies[event.event_id] for event in wanted)
         ]
     insert_batches(database, made, now_ms)
+    return bool(made)
 
 
 def insert_batches(database: Database, made: Sequence[EventBatch], now_ms: int) -> None:

@@ -139,7 +139,7 @@ class SubmissionHandler:
 
     def _tell(self, stored: StoredSend) -> None:
         """After the commit: the mail itself, and its first events."""
-        for kind in (stored.kind, DeliveryKind.EVENTS):
+        for kind in stored.rings:
             self._ring(kind)
 
 

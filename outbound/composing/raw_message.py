@@ -187,7 +187,7 @@ def _completed(fields: list[RawField], options: RawOptions) -> tuple[list[RawFie
         kept.append(field_of(structured_field("Date", date)))
     if found.get("message-id"):
         inside = _ANGLE_ID.search(found["message-id"])
-        return kept, inside[1] if inside else found["message-id"].strip("<> ")
+        return kept, (inside[1] if inside else found["message-id"].strip("<> "))[:MAX_LINE]  # every event repeats it
     message_id = f"{options.message_id}@{options.hostname}"
     return [*kept, field_of(structured_field("Message-ID", f"<{message_id}>"))], message_id
 

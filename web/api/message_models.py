@@ -23,7 +23,7 @@ from outbound.composing.drafts import MessageDraft
 from outbound.composing.header_writing import check_line
 from outbound.composing.mailboxes import MAX_ENTRY_LENGTH
 from outbound.framing import FrameWish
-from web.api.fields import AccountPath, Text, Timestamp, as_optional_parameter, drop_null_defaults
+from web.api.fields import AccountPath, DescribedOnce, Text, Timestamp, as_optional_parameter, drop_null_defaults
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 MAX_ENTRIES = 1_000
@@ -83,7 +83,7 @@ class SenderPath(AccountPath):
     )
 
 
-class SendHeaders(BaseModel):
+class SendHeaders(DescribedOnce):
     """What may stand in the headers of the request."""
 
     idempotency_key: str | None = Field(

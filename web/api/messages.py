@@ -11,7 +11,7 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from werkzeug.exceptions import HTTPException
 
-from core.delivery import DeliveryKind, DeliveryState
+from core.delivery import DeliveryKind
 from core.errors import InvalidField
 from core.ids import new_time_ordered_id
 from core.services.credentials import Scope
@@ -129,11 +129,8 @@ def _acceptor() -> SendAcceptor:
 
 def _ring(stored: StoredSend) -> None:
     """For what is due; the scheduler rings for the rest when its time has come."""
-    ctx = context()
-    now_ms = ctx.clock()
-    if any(one.state is DeliveryState.PENDING and one.due_ms <= now_ms for one in stored.recipients):
-        ctx.ring(stored.kind)
-    ctx.ring(DeliveryKind.EVENTS)
+    for kind in stored.rings:
+        context().ring(kind)
 
 
 def _kept_answer(key: str, now_ms: int) -> KeptAnswer | None:

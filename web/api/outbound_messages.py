@@ -9,6 +9,7 @@ from flask_openapi3.models.tag import Tag
 from core.search import compile_query
 from core.sent_search import SENT_VOCABULARY
 from core.services import sent_messages as service
+from core.services.accounts import CredentialKind
 from core.services.credentials import Scope
 from core.services.sent_messages import SentFilter, SentScope
 from web.api.blueprint import INVALID, make_blueprint
@@ -40,7 +41,8 @@ api: APIBlueprint = make_blueprint(
     responses={200: OutboundMessageList, **INVALID},
     description="With `query` or `outbound_account_id`, a page may hold fewer entries than asked for although there "
     "are more: a search that has looked for some seconds gives what it has. There is a next page as long as there is a "
-    "`Link` header. A key that is bound to one sending domain sees the messages of that domain.",
+    "`Link` header. A key that is bound to one sending domain sees the messages of that domain, an SMTP username those "
+    "that it sent itself.",
 )
 def list_outbound_messages(path: SenderPath, query: OutboundListQuery) -> Response:
     """List and search sent messages, newest first."""
@@ -83,5 +85,7 @@ def get_outbound_source(path: OutboundPath) -> Response:
 
 
 def sent_scope() -> SentScope:
-    """What the key of this request may see."""
-    return SentScope(account_id(), current_credential().sending_domain_id)
+    """What the key of this request may see: a login, and a key that may only send, no more than what it sent itself."""
+    credential = current_credential()
+    sees_all = credential.kind is CredentialKind.API and Scope.READ in credential.scopes
+    return SentScope(account_id(), credential.sending_domain_id, None if sees_all else credential.username)
