@@ -6,9 +6,9 @@ second longer to start and keeps 20 to 50 MB more for as long as it lives.
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import fields
-from urllib.parse import urlsplit
 
 import click
 
@@ -19,6 +19,8 @@ from core.logs import configure_logging
 from core.setting_values import DOC_KEY, ENV_KEY
 
 HIDDEN_PASSWORD = "***"  # noqa: S105 (what is shown instead of one)
+_IN_USERINFO = re.compile(r"(://[^:/?#@]*:).*@", re.DOTALL)
+_IN_QUERY = re.compile(r"([?&][a-z_-]*(?:password|secret|token|key)[a-z_-]*=)[^&]*", re.IGNORECASE)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -184,14 +186,9 @@ def _shown(value: object) -> str:
 
 
 def _without_password(text: str) -> str:
-    """What people paste into a chat must not hold the password of their database."""
-    if "@" not in text:
-        return text
-    try:
-        password = urlsplit(text).password
-    except ValueError:  # not a URL that can be read; a password may be in it all the same
-        return HIDDEN_PASSWORD
-    return text.replace(f":{password}@", f":{HIDDEN_PASSWORD}@") if password else text
+    """What people paste into a chat must not hold the password of their database: wherever in a URL it stands, and
+    also where an unescaped `/`, `#` or `@` in it makes the URL another one."""
+    return _IN_USERINFO.sub(rf"\1{HIDDEN_PASSWORD}@", _IN_QUERY.sub(rf"\1{HIDDEN_PASSWORD}", text))
 
 
 def main() -> None:

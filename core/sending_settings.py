@@ -65,10 +65,10 @@ class SendingSettings(GatewaySettings):
         "`digest` a quarter.",
     )
     send_hourly_limit: int = limit(
-        "PILLARBOX_SEND_HOURLY_LIMIT", 0, "Mails an hour of one account, where it has no limit of its own; more wait."
+        "PILLARBOX_SEND_HOURLY_LIMIT", 0, "Mails an hour of one account, which may choose less; more wait."
     )
     send_daily_limit: int = limit(
-        "PILLARBOX_SEND_DAILY_LIMIT", 0, "Mails a day of one account, where it has no limit of its own; more wait."
+        "PILLARBOX_SEND_DAILY_LIMIT", 0, "Mails a day of one account, which may choose less; more wait."
     )
     ramp: bool = setting(
         "PILLARBOX_RAMP", False, "Whether new sending domains begin with few mails a day, which double each day."

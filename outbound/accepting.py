@@ -18,7 +18,9 @@ from core.sending.raw_submission import RawSubmission
 from core.sending.send_settings import SendOptions
 from core.services.acceptance import drop_unless_stored
 from core.services.idempotency import IdempotencyClaim
-from core.services.sends import DEFAULT_STREAM, NewSend, StoredSend, Submitter, store_send
+from core.services.send_accounts import gateway_send_settings
+from core.services.send_commits import SendCommits
+from core.services.sends import DEFAULT_STREAM, NewSend, StoredSend, Submitter
 from core.store.blobs import INLINE_LIMIT, BlobStore
 from core.store.db import Database
 from core.store.spool_place import put_content, spool_folder
@@ -86,6 +88,7 @@ class SendAcceptor:
         self._hostname = settings.mx_hostname
         self._requires_verified = settings.requires_verified
         self._limits = DraftLimits(settings.max_send_recipients, settings.max_send_size)
+        self._commits = SendCommits(database, clock, gateway_send_settings(settings))
         self._spool_folder = spool_folder(settings)
 
     def submit(self, submission: RawSubmission) -> StoredSend:
@@ -170,10 +173,10 @@ class SendAcceptor:
         if self._spam_reason is not None:
             send = replace(send, spam_reason=self._spam_reason(content, send))
         if len(content) <= INLINE_LIMIT:
-            return store_send(self._database, replace(send, content=content), self._clock)
+            return self._commits.store(replace(send, content=content))
         put_content(self._blobs, self._spool_folder, send.message_id, content)
         try:
-            return store_send(self._database, send, self._clock)
+            return self._commits.store(send)
         except BaseException:
             drop_unless_stored(self._database, self._blobs, send.message_id)
             raise

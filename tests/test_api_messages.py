@@ -462,17 +462,17 @@ def test_keys_that_cannot_be(api: SendApi) -> None:
 
 def test_requests_that_race_with_one_key_send_one_message(api: SendApi) -> None:
     answers: list[tuple[int, str, bool]] = []
-    barrier = threading.Barrier(8)
+    barrier = threading.Barrier(8, timeout=30)
 
-    def run(number: int) -> None:
-        client = api.with_login(api.account.account_id, api.account.api_key)
+    def run(client: SendApi) -> None:
         large = [{"file_name": "a.dat", "content": base64.b64encode(b"x" * 200_000).decode()}]
         barrier.wait()
         answer = client.send(key("race"), attachments=large)
         answers.append((answer.status_code, answer.json["id"], "Idempotency-Replayed" in answer.headers))
         api.database.close()
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    clients = [api.with_login(api.account.account_id, api.account.api_key) for _ in range(8)]
+    threads = [threading.Thread(target=run, args=(client,)) for client in clients]
     for thread in threads:
         thread.start()
     for thread in threads:

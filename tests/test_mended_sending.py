@@ -6,8 +6,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,24 +15,28 @@ import pytest
 from core.clock import DAY_MS, SECOND_MS, system_clock
 from core.delivery import Outcome, Verdict
 from core.sending.holding import SPAM_HOLD
+from core.sending.raw_submission import RawSubmission
 from core.sending.sending_domains import KeyAlgorithm
 from core.services.accounts import NewAccount
-from core.services.held_sends import release_held
 from core.services.pauses import PausePlace, pause, resume
 from core.services.retention import Retention, RetentionAges
 from core.services.send_claims import FinishedSend
 from core.services.sending_domain_changes import delete_domain
-from core.store.blobs import DiskBlobs
+from core.store.blobs import INLINE_LIMIT, DiskBlobs, open_blobs
 from core.store.db import Database
+from outbound.accepting import SendAcceptor
 from outbound.hosts import HostAddress
 from outbound.pool import ConnectionPool, PoolLimits
 from outbound.smtp_client import SmtpConnection
 from outbound.timing import Deadline, Timeouts
 from outbound.tls import TlsContexts
+from tests.api_support import api_settings
+from tests.conftest import NOW_MS
 from tests.dkim_judges import signer
 from tests.mx_support import edge_to
 from tests.retention_support import FAST
 from tests.scripted_smtp import Script, running_peer
+from tests.send_api_support import submitter_of
 from tests.send_support import Sends
 
 BOX = "user@example.test"
@@ -128,7 +132,26 @@ def test_a_delivery_is_told_at_the_moment_of_the_hosts_answer(sends: Sends) -> N
     assert sends.execute("SELECT finished_ms FROM delivery WHERE id = ?", (delivery_id,)) == [(sends.now_ms,)]
 
 
+# --- limits ---
+
+
+def test_the_limits_of_the_gateway_hold_whichever_way_mail_comes(
+    database: Database, account: NewAccount, tmp_path: Path
+) -> None:
+    settings = replace(api_settings(tmp_path / "data"), send_hourly_limit=2)
+    acceptor = SendAcceptor(settings, database, open_blobs(settings.blob_location), lambda: NOW_MS)
+    for size in (10, INLINE_LIMIT + 10):
+        content = b"From: a@example.com\r\nTo: b@example.net\r\nSubject: x\r\n\r\n" + b"y" * 70 + b"\r\n" * (size // 2)
+        given = RawSubmission(submitter_of(account), "a@example.com", ("b@example.net", "c@example.net"), content, None)
+        acceptor.submit(given)
+    with database.reading():
+        late = database.execute("SELECT count(*) FROM delivery WHERE due_ms > ?", (NOW_MS,))
+        told = database.execute("SELECT count(*) FROM event WHERE kind = 'rate_limit'")
+    assert (late, told) == ([(2,)], [(2,)])
+
+
 # --- connections ---
+
 
 @contextmanager
 def mute_host() -> Iterator[int]:

@@ -108,9 +108,12 @@ def test_a_key_opens_what_it_is_for_and_nothing_else(api: SendApi, key: Key, is_
             assert answer.status_code not in (REFUSED, MAY_NOT, 500), f"{method} {path}: {answer.text}"
         else:
             assert answer.status_code == refusal, f"{method} {path}: {answer.status_code} {answer.text}"
-    assert others or not key.is_active or (key.kind is CredentialKind.SMTP and is_account_path) or not key.may - {
-        Scope.MANAGE
-    }
+    assert (
+        others
+        or not key.is_active
+        or (key.kind is CredentialKind.SMTP and is_account_path)
+        or not key.may - {Scope.MANAGE}
+    )
 
 
 def test_a_login_sees_and_takes_back_its_own_mail_only(api: SendApi) -> None:

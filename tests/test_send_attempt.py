@@ -243,8 +243,8 @@ def test_what_is_paused_is_held(way: Way, table: str) -> None:
     way.sends.store(RECIPIENT)
     way.sends.execute(f"UPDATE {table} SET paused_ms = 1, paused_because = 'too many bounces'")
     assert way.go() == "quarantined"
-    assert way.sends.states("attempts, last_error") == [(0, "too many bounces")]
-    assert way.sends.events() == [("held", {"reason": "too many bounces"})]
+    assert way.sends.states("attempts, last_error") == [(0, "sending is paused: too many bounces")]
+    assert way.sends.events() == [("held", {"reason": "sending is paused: too many bounces"})]
     assert way.peer.connections == 0
 
 

@@ -21,7 +21,7 @@ from core.sending.sending_domains import MTA_PREFIX
 from core.sending.suppression import SuppressionReason, suppression_key
 from core.services.events import insert_events
 from core.services.leases import FinishedAttempt, LeasedDelivery, RecordedAttempt
-from core.services.suppressions import NewSuppression, SendTarget, add_suppressions, count_soft_bounces
+from core.services.suppressions import NewSuppression, SendTarget, count_soft_bounces
 from core.store.db import Database, Row, places
 
 SAME_EVENT_MS = DAY_MS
@@ -120,13 +120,12 @@ class FollowReturned:
     soft_bounce_limit: int
 
     def __call__(self, database: Database, recorded: Sequence[RecordedAttempt], now_ms: int) -> None:
-        """Events, then suppressions, then counts: the order in which everybody locks rows."""
+        """Events, then counts, then suppressions: the order in which everybody locks rows."""
         steps = _new_steps(database, _understood(recorded), now_ms)
         insert_events(database, [_event(sent, step, now_ms) for sent, step in steps if step.event], now_ms)
-        entries = [_suppression(sent, step) for sent, step in steps]
-        add_suppressions(database, [entry for entry in entries if entry is not None], now_ms)
         soft = [sent.target for sent, step in steps if step.is_soft]
-        count_soft_bounces(database, soft, self.soft_bounce_limit, now_ms, by_notice=True)
+        entries = [entry for sent, step in steps if (entry := _suppression(sent, step)) is not None]
+        count_soft_bounces(database, soft, self.soft_bounce_limit, now_ms, by_notice=True, besides=entries)
 
 
 def _understood(recorded: Sequence[RecordedAttempt]) -> list[tuple[ReturnedMail, Returned]]:

@@ -20,7 +20,6 @@ from core.services.send_claims import ClaimedSend, FinishedSend
 from core.services.suppressions import (
     NewSuppression,
     SendTarget,
-    add_suppressions,
     count_soft_bounces,
     forget_soft_bounces,
 )
@@ -93,10 +92,9 @@ class SendFollow:
         dispatched = _find_dispatched(database, told)
         events = [event for entry in told for event in _events(entry, dispatched, now_ms)]
         insert_events(database, events, now_ms)
-        add_suppressions(database, [_suppression(entry) for entry in told if entry.is_hard], now_ms)
         softened = [entry.claimed.target for entry in told if entry.is_soft]
-        if softened:
-            count_soft_bounces(database, softened, self._soft_bounce_limit, now_ms)
+        dead = [_suppression(entry) for entry in told if entry.is_hard]
+        count_soft_bounces(database, softened, self._soft_bounce_limit, now_ms, besides=dead)
         arrived = [entry.claimed.target for entry in told if _has_arrived(entry)]
         if arrived:
             forget_soft_bounces(database, arrived)

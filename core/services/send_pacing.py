@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from core.clock import DAY_MS, HOUR_MS, to_rfc3339
 from core.sending.events import EventDetails
@@ -97,7 +97,7 @@ class Pacer:
         domain_id = standing.sending_domain_id
         if domain_id not in self._limits:
             of_account = combined(standing.account, self._defaults)
-            limits: list[Limit] = list(_quotas(f"a:{standing.account_id}", of_account))
+            limits: list[Limit] = list(_quotas(f"a:{standing.account_id}", _strictest(of_account, self._defaults)))
             if domain_id is not None:
                 limits += _quotas(f"d:{domain_id}", standing.domain)
                 if combined(standing.domain, of_account).ramp:
@@ -122,6 +122,15 @@ class Pacer:
     def _read(self, scope: str) -> int:
         rows = self._database.execute(_READ, (scope,))
         return rows[0][0] if rows else 0
+
+
+def _strictest(of_account: SendSettings, gateway: SendSettings) -> SendSettings:
+    """The limits of both: what an account chose may be older than a stricter limit of the gateway."""
+    return replace(
+        of_account,
+        hourly_limit=min(filter(None, (of_account.hourly_limit, gateway.hourly_limit)), default=None),
+        daily_limit=min(filter(None, (of_account.daily_limit, gateway.daily_limit)), default=None),
+    )
 
 
 def _quotas(name: str, settings: SendSettings) -> Iterable[Quota]:

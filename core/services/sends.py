@@ -116,15 +116,19 @@ def store_send(database: Database, send: NewSend, clock: Clock, defaults: SendSe
 
     Raises `StorageUnavailable`, and `core.services.idempotency.AlreadyAnswered` when its idempotency key is known.
     """
-    now_ms = clock()
     with database.transaction():
-        if send.idempotency is not None:
-            keep_answer(database, send.idempotency, send.message_id, now_ms)
-        answers = ask_gate(database, _question(send), now_ms, defaults)
-        planned = [(new_time_ordered_id(now_ms), answer) for answer in answers]
-        _insert_message(database, send)
-        database.execute_values(_INSERT_DELIVERY, [_delivery_row(send, *entry, now_ms) for entry in planned])
-        has_told = insert_events(database, _first_events(send, planned, now_ms), now_ms)
+        return insert_send(database, send, clock(), defaults)
+
+
+def insert_send(database: Database, send: NewSend, now_ms: int, defaults: SendSettings = NO_SETTINGS) -> StoredSend:
+    """Write all that belongs to a message. Inside a transaction. Raises as `store_send` does."""
+    if send.idempotency is not None:
+        keep_answer(database, send.idempotency, send.message_id, now_ms)
+    answers = ask_gate(database, _question(send), now_ms, defaults)
+    planned = [(new_time_ordered_id(now_ms), answer) for answer in answers]
+    _insert_message(database, send)
+    database.execute_values(_INSERT_DELIVERY, [_delivery_row(send, *entry, now_ms) for entry in planned])
+    has_told = insert_events(database, _first_events(send, planned, now_ms), now_ms)
     stored = tuple(
         StoredRecipient(delivery_id, answer.recipient, _STATES[answer.answer], answer.due_ms)
         for delivery_id, answer in planned

@@ -130,9 +130,9 @@ def remove_suppression(
     """Take an entry away, and begin to count its soft bounces anew. Raises `NotFound`."""
     with database.transaction():
         record = _find(database, account_id, named, sending_domain_id)
+        database.execute(_FORGET_COUNT, (account_id, record.address))  # first: counts are locked before lists
         if not database.execute(_DELETE, (record.suppression_id,)):
             raise NotFound(f"{named} has just been taken off the list")
-        database.execute(_FORGET_COUNT, (account_id, record.address))
     return record
 
 

@@ -95,15 +95,23 @@ def add_suppressions(database: Database, entries: Sequence[NewSuppression], now_
 
 
 def count_soft_bounces(
-    database: Database, targets: Sequence[SendTarget], limit: int, now_ms: int, *, by_notice: bool = False
+    database: Database,
+    targets: Sequence[SendTarget],
+    limit: int,
+    now_ms: int,
+    *,
+    by_notice: bool = False,
+    besides: Sequence[NewSuppression] = (),
 ) -> list[SendTarget]:
     """Count one mail more for each target that has ended without arriving; gives those that are suppressed for it.
 
     `by_notice` when its host had taken the mail, and told later. Who is over the limit gets no more mail from any
     domain of the account: whether a mailbox is full does not depend on who writes. `limit` 0 is never. Inside a
-    transaction, after `insert_events` (everybody locks in this order).
+    transaction, after `insert_events`; what is to be suppressed `besides` goes in here and not before or after it, as
+    everybody locks events, then counts, then lists, each in the order of their keys: no deadlock.
     """
     if limit <= 0 or not targets:
+        add_suppressions(database, besides, now_ms)
         return []
     counts = Counter((target.account_id, target.address) for target in targets)
     rows = [(*key, count, now_ms, now_ms) for key, count in sorted(counts.items())]
@@ -114,7 +122,7 @@ def count_soft_bounces(
         )
         if count >= limit and span_ms >= SOFT_BOUNCE_SPAN_MS
     ]
-    add_suppressions(database, [_too_many(account_id, address) for account_id, address in over], now_ms)
+    add_suppressions(database, [*(_too_many(account_id, address) for account_id, address in over), *besides], now_ms)
     database.execute_many(_FORGET_SOFT, over)
     suppressed = set(over)
     return [target for target in dict.fromkeys(targets) if (target.account_id, target.address) in suppressed]

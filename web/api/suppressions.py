@@ -38,6 +38,8 @@ from web.context import account_id, context
 from web.errors import Error
 
 CSV_COLUMNS = ("address", "reason", "sending_domain_id", "detail", "message_id", "created_at")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""By which spreadsheets know a formula (OWASP, "CSV Injection")."""
 EXAMPLE_ADDRESS = "ann@example.com"
 EXAMPLE_DOMAIN = "aaaa111122223333"
 EXAMPLE_ID = "0198d4a2-7c11-7f6e-9a53-2f1d8a3e7b90"
@@ -215,7 +217,13 @@ def _csv(pages: Iterator[list[SuppressionRecord]]) -> Iterator[str]:
     """A piece for each page (RFC 4180)."""
     yield _lines([CSV_COLUMNS])
     for records in pages:
-        yield _lines([[getattr(_answer(record), name) for name in CSV_COLUMNS] for record in records])
+        yield _lines([[_cell(getattr(_answer(record), name)) for name in CSV_COLUMNS] for record in records])
+
+
+def _cell(value: str | None) -> str:
+    """Never a formula: what hosts and strangers say stands in these cells, and people open them as a spreadsheet."""
+    text = value or ""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def _lines(rows: Any) -> str:
