@@ -66,13 +66,15 @@ def submission(settings: Settings) -> None:
     from core.ending import end_without_waiting_for_threads
     from core.store.blobs import open_blobs
     from core.store.db import Database
+    from inbound.scanning.sent_mail import open_sent_mail_check
     from inbound.submission.server import serve
     from outbound.accepting import SendAcceptor
     from workers.doorbell import Doorbell
 
     raise_open_file_limit()
     database = Database(settings.database_location)
-    acceptor = SendAcceptor(settings, database, open_blobs(settings.blob_location), system_clock)
+    spam_check = open_sent_mail_check(settings, system_clock)
+    acceptor = SendAcceptor(settings, database, open_blobs(settings.blob_location), system_clock, spam_check)
     serve(settings, database, acceptor.submit, Doorbell(settings.redis_location).ring)
     end_without_waiting_for_threads()
 

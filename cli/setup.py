@@ -18,6 +18,7 @@ from core.services.accounts import NewAccount, create_account, has_accounts
 from core.store.blobs import open_blobs
 from core.store.db import Database
 from inbound.scanning import Scanners
+from inbound.scanning.sent_mail import open_sent_mail_check
 from inbound.smtp.certificate import ensure_certificate, tls_context
 from workers.doorbell import open_redis
 
@@ -70,6 +71,7 @@ def _submission(settings: Settings) -> dict[str, Any]:
 def _open_services(settings: Settings) -> None:
     """Have the settings read that name other services: a wrong one is told now, not by processes that cannot start."""
     Scanners(settings)
+    open_sent_mail_check(settings, system_clock)
     report_uri(settings.tls_rpt)
     try:
         open_blobs(settings.blob_location)

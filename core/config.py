@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from core.addresses import normalise_domain, parse_mailbox
-from core.errors import ConfigurationError
+from core.errors import ConfigurationError, InvalidField
 from core.netguard import LOOPBACK, IPNetwork, TargetPolicy, parse_networks
 from core.sending.tracking_answers import PrivacySignals
+from core.sending.tracking_base import checked_base_url
 from core.sending_settings import SendingSettings
 from core.setting_values import DEFAULT_DOMAIN, ENV_KEY, Listen, read_addresses, read_listen, read_switch, read_value
 from core.smart_host import read_relay
@@ -186,6 +187,10 @@ def _check(settings: Settings) -> None:
     if settings.privacy_signals not in set(PrivacySignals):
         named = ", ".join(f"`{signal}`" for signal in PrivacySignals)
         raise ConfigurationError(f"PILLARBOX_PRIVACY_SIGNALS: {settings.privacy_signals!r} is none of {named}")
+    try:
+        checked_base_url("PILLARBOX_TRACKING_URL", settings.tracking_base)
+    except InvalidField as error:
+        raise ConfigurationError(str(error)) from error
     if settings.dmarc_reports and parse_mailbox(settings.dmarc_reports) is None:
         raise ConfigurationError(f"PILLARBOX_DMARC_REPORTS: {settings.dmarc_reports!r} is not a mailbox")
     if settings.return_host and normalise_domain(settings.return_host) != settings.return_host:

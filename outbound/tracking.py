@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-from core.errors import InvalidField
-from core.netguard import check_url
+from core.sending.tracking_base import checked_base_url
 from core.sending.tracking_targets import trackable_target
 from core.sending.tracking_tokens import CLICK_PATH, OPEN_PATH, LinkPlace, TrackedLink, TrackingTokens
 from outbound.html_links import find_html_links
@@ -22,10 +22,6 @@ MAX_BODY_CHARACTERS = 4 * 1024 * 1024
 """A longer body is left as it is; Gmail shows the first 102 KB of one."""
 MAX_LINKS = 1_000
 """Of one mail; those after are left alone."""
-MAX_BASE_CHARACTERS = 90
-"""Of the base URL: with it and a token a URL stays below 2,000 characters."""
-
-_BASE = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(?:/[A-Za-z0-9._~-]+)*\Z", re.ASCII)
 _PLACEHOLDER = re.compile(r"\{\{|\{%|<%|\[%|\$\{|\*\||%%")
 """Handlebars, Mustache, Liquid, Jinja, ERB, Template Toolkit, shell, Mailchimp, Marketing Cloud: a link that still
 holds one is filled in by somebody after us, who would not find it inside a token."""
@@ -63,6 +59,7 @@ class TrackedMail:
     def __init__(self, tokens: TrackingTokens, base_url: str, html: _Frame | None, text: _Frame | None) -> None:
         self._tokens = tokens
         self._base_url = base_url
+        self._host = urlsplit(base_url).hostname or ""
         self._html = html
         self._text = text
 
@@ -101,7 +98,7 @@ class TrackedMail:
         )
 
     def _click_url(self, delivery_id: str, link: TrackedLink) -> str:
-        return f"{self._base_url}/{CLICK_PATH}/{self._tokens.for_click(delivery_id, link)}"
+        return f"{self._base_url}/{CLICK_PATH}/{self._tokens.for_click(delivery_id, link, self._host)}"
 
 
 class Tracker:
@@ -154,17 +151,6 @@ class Tracker:
     def _target(self, url: str) -> str | None:
         target = None if _PLACEHOLDER.search(url) else trackable_target(url)
         return None if target is None or target.lower().startswith(self._untracked) else target
-
-
-def checked_base_url(field: str, base_url: str) -> str:
-    """A base URL without the slash at its end. Raises `InvalidField` when it could not stand in any attribute as it is,
-    or would make URLs too long."""
-    trimmed = check_url(field, base_url).rstrip("/")
-    if len(trimmed) > MAX_BASE_CHARACTERS:
-        raise InvalidField(field, f"is longer than {MAX_BASE_CHARACTERS} characters")
-    if not _BASE.match(trimmed):
-        raise InvalidField(field, "must be like https://click.example.com/track, without user, query and fragment")
-    return trimmed
 
 
 def _frame(body: str | None, gaps: list[_Gap]) -> _Frame | None:

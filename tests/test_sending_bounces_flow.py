@@ -71,6 +71,8 @@ def test_a_refused_recipient_is_a_bounce_at_once(world: SendingWorld, secret: st
     details = world.wait_for_kind(message_id, "bounce")["details"]
     assert world.kinds(message_id) == ["registration", "dispatch", "bounce"]
     assert (details["severity"], details["remote_host"], details["attempt"]) == ("hard", f"mx.{ODD}", 1)
+    (listed,) = (one for one in world.gateway.api("GET", "/outbound_messages") if one["id"] == message_id)
+    assert [(one["state"], one["error"]) for one in listed["recipients"]] == [("rejected", UNKNOWN)]
     assert suppressed(world, recipient) == ["hard_bounce"]
     world.gateway.api("DELETE", f"/suppressions/{recipient}", 202)
     del world.odd.script.answers[f"RCPT TO:<{recipient}>"]

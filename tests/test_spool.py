@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.store.blobs import INLINE_LIMIT
+from core.store.spool_place import SPOOL_PREFIX
 from inbound.smtp.spool import (
     END_OF_DATA,
     HEAD_BYTES,
-    SPOOL_PREFIX,
     MessageSpool,
     Overflow,
     SpooledMessage,

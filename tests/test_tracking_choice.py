@@ -10,9 +10,9 @@ import pytest
 
 from core.config import Settings
 from core.sending.send_settings import SendOptions, SendSettings
-from core.sending.tracking_choice import MAX_BASE_CHARACTERS, NEEDS_HTTPS, tracking_choice
+from core.sending.tracking_base import MAX_BASE_CHARACTERS, checked_base_url
+from core.sending.tracking_choice import NEEDS_HTTPS, tracking_choice
 from core.sending.tracking_tokens import TrackingTokens, Unsubscribing, unsubscribe_url
-from outbound import tracking
 from outbound.composing.list_unsubscribe import list_unsubscribe_headers
 
 GATEWAY = Settings(data=Path("data"), public_url="https://gateway.example/")
@@ -76,17 +76,13 @@ def test_where_it_leads(gateway: str, host: str | None, is_verified: bool, base_
     settings = replace(GATEWAY, tracking_url=gateway)
     domain = SendSettings(tracking_host=host)
     assert tracking_choice(settings, NOTHING, domain, is_verified, NO_OPTIONS).base_url == base_url
-    assert tracking.checked_base_url("tracking_url", base_url) == base_url
+    assert checked_base_url("tracking_url", base_url) == base_url
 
 
 def test_an_accounts_host_is_none() -> None:
     """A name belongs to a domain, whose verification says that it leads here."""
     account = SendSettings(tracking_host="click.other.example")
     assert tracking_choice(GATEWAY, account, NOTHING, True, NO_OPTIONS).base_url == "https://gateway.example"
-
-
-def test_the_limit_is_that_of_the_tracker() -> None:
-    assert MAX_BASE_CHARACTERS == tracking.MAX_BASE_CHARACTERS
 
 
 def test_one_click_wants_https() -> None:

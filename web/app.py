@@ -14,6 +14,8 @@ from core.delivery import DeliveryKind
 from core.mx_check import mx_check_for
 from core.store.blobs import open_blobs
 from core.store.db import Database
+from inbound.scanning.sent_mail import open_sent_mail_check
+from outbound.accepting import SendAcceptor
 from web.api import (
     addresses,
     credentials,
@@ -29,6 +31,7 @@ from web.api import (
     tracking_hits,
     webhooks,
 )
+from web.api.messages import ACCEPTOR
 from web.auth import SECURITY_SCHEMES
 from web.context import EXTENSION, Context
 from web.errors import Error, from_validation, handle_errors
@@ -74,9 +77,10 @@ def create_app(
     )
     app.request_class = JsonRequest
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    app.extensions[EXTENSION] = Context(
-        settings, database, open_blobs(settings.blob_location), mx_check_for(settings), clock, ring
-    )
+    blobs = open_blobs(settings.blob_location)
+    app.extensions[EXTENSION] = Context(settings, database, blobs, mx_check_for(settings), clock, ring)
+    spam_check = open_sent_mail_check(settings, clock)
+    app.extensions[ACCEPTOR] = SendAcceptor(settings, database, blobs, clock, spam_check)
     _add_routes(app, settings, database)
     handle_errors(app)
     add_security_headers(app)

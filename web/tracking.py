@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import structlog
 from flask import Blueprint, Flask, Response, current_app, request
@@ -15,12 +16,14 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from core.delivery import DeliveryKind
 from core.errors import NotFound, StorageUnavailable
+from core.sending.domain_tracking import is_address, tracking_goal
 from core.sending.events import EventDetails
 from core.sending.suppression import SuppressionReason
 from core.sending.tracking_answers import (
     PrivacySignals,
     TrackingResponse,
     click_response,
+    elsewhere_response,
     coarse_network,
     declines_tracking,
     kept_hit,
@@ -36,6 +39,7 @@ from core.sending.tracking_tokens import (
     Clicked,
     Opened,
     TrackedLink,
+    TrackingTokens,
     Unsubscribing,
 )
 from core.services.tracking import NewHit
@@ -85,6 +89,8 @@ def clicked(token: str) -> Response:
     read = tokens.read(token)
     if not isinstance(read, Clicked):
         return _response(unknown_link_response())
+    if _is_anothers(tokens, read):
+        return _response(elsewhere_response(read.link.target))
     _record(read.delivery_id, read.link)
     return _response(click_response(read.link.target))
 
@@ -110,6 +116,20 @@ def recorder() -> HitRecorder:
             app.extensions.setdefault(EXTENSION, HitRecorder(ctx.database, ctx.ring, ctx.clock))
     found: HitRecorder = app.extensions[EXTENSION]
     return found
+
+
+def _is_anothers(tokens: TrackingTokens, read: Clicked) -> bool:
+    """Whether a link is asked for under a name that it was not made for, and that may be another customer's.
+
+    Our own name may be asked for any of them; so may names that no customer can have, which proxies put in its place.
+    """
+    try:
+        host = urlsplit(f"//{request.host}").hostname or ""
+    except ValueError:
+        return True
+    is_customers = "." in host.strip(".") and not is_address(host)
+    own = tracking_goal(context().settings.tracking_base)
+    return is_customers and host != own and tokens.host_mark(host) != read.host_mark
 
 
 def _record(delivery_id: str, link: TrackedLink | None) -> None:

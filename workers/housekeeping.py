@@ -25,7 +25,8 @@ from core.services.send_health import pause_unhealthy
 from core.store.blobs import open_blobs
 from core.store.db import Database
 from core.store.reclaim import can_give_back, give_back
-from inbound.smtp.spool import remove_abandoned, spool_folder
+from core.store.spool_place import spool_folder
+from inbound.smtp.spool import remove_abandoned
 from workers.domain_checks import DomainChecks
 
 FIRST_AFTER_S = 60.0

@@ -55,6 +55,7 @@ class SendAttempt:
         self._database = database
         self._blobs = blobs
         self._transport = transport
+        self._has_told_refusal = False
         self._clock = clock
 
     def __call__(self, claimed: ClaimedSend) -> FinishedSend:
@@ -112,7 +113,11 @@ class SendAttempt:
         sender = claimed.sender
         of_domain = SendSettings() if sender is None else sender.settings
         is_verified = sender is not None and sender.tracking_verified
-        return tracking_choice(self._settings, claimed.account_settings, of_domain, is_verified, claimed.options)
+        choice = tracking_choice(self._settings, claimed.account_settings, of_domain, is_verified, claimed.options)
+        if choice.unsubscribe_refusal is not None and not self._has_told_refusal:
+            self._has_told_refusal = True  # once: it is about the gateway, not about the mail
+            log.warning(choice.unsubscribe_refusal)
+        return choice
 
     def _content(self, claimed: ClaimedSend) -> bytes:
         if claimed.body is not None:

@@ -24,6 +24,11 @@ def tracking_record(host: str, goal: str) -> DnsRecord:
     return DnsRecord(host, "CNAME", goal) if address is None else DnsRecord(host, _type_of(address), goal)
 
 
+def is_address(host: str) -> bool:
+    """Whether it is an IP address and no name."""
+    return _address(host) is not None
+
+
 def check_tracking_host(host: str, goal: str, questions: Questions) -> CheckResult:
     """Whether requests to the host reach us. A DNS that fails makes it unknown."""
     looked_for = (tracking_record(host, goal),)

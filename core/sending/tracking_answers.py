@@ -9,6 +9,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from html import escape
 from typing import Final
 
 from core.sending.tracking_hits import Hit, RequestHeaders
@@ -24,6 +25,7 @@ REDIRECT_STATUS = 302
 KEPT_IPV4_BITS = 24
 KEPT_IPV6_BITS = 48
 
+_NOTHING_LOADED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _UNCACHED = {
     "Cache-Control": "no-store, no-cache, must-revalidate, max-age=0, private",
     "Pragma": "no-cache",
@@ -52,6 +54,19 @@ def open_response() -> TrackingResponse:
 def click_response(target: str) -> TrackingResponse:
     """The redirect to the target of a genuine token: ASCII without controls, as tokens are made of nothing else."""
     return TrackingResponse(REDIRECT_STATUS, _UNCACHED | {"Location": target}, b"")
+
+
+def elsewhere_response(target: str) -> TrackingResponse:
+    """For a genuine token under a name that it was not made for, perhaps another customer's: the reader is told where
+    it leads, and goes there himself or does not."""
+    shown = escape(target)
+    page = (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Leaving</title></head><body>'
+        f'<p>This link leads to another place:</p><p><a rel="noreferrer nofollow" href="{shown}">{shown}</a></p>'
+        "</body></html>\n"
+    )
+    headers = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": _NOTHING_LOADED}
+    return TrackingResponse(200, _UNCACHED | headers, page.encode())
 
 
 def unknown_link_response() -> TrackingResponse:

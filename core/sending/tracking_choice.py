@@ -10,12 +10,11 @@ from urllib.parse import urlsplit
 
 from core.config import Settings
 from core.sending.send_settings import SendOptions, SendSettings, combined
+from core.sending.tracking_base import MAX_BASE_CHARACTERS
 
 UNSUBSCRIBE_UNLESS_SAID = False
 """What the gateway says of List-Unsubscribe: who leaves a newsletter by it gets no password resets either, so it is
 for those mails that ask for it, or whose domain or account does."""
-MAX_BASE_CHARACTERS = 90
-"""Of a base URL; a longer one `outbound.tracking` does not take."""
 NEEDS_HTTPS = (
     "mails get no List-Unsubscribe header: one-click unsubscribing (RFC 8058) needs https; "
     "set PILLARBOX_TRACKING_URL or PILLARBOX_PUBLIC_URL to an https URL"

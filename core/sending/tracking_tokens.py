@@ -2,14 +2,16 @@
 
 A token is base64url without padding (RFC 4648 section 5) of
 
-    delivery id (16 octets) [ link number (2) target (ASCII) ] tag (16) kind (1)
+    delivery id (16 octets) [ link number (2) host mark (3) target (ASCII) ] tag (16) kind (1)
 
 where the tag is the first half of HMAC-SHA256 over kind and everything before the tag, and kind is a version in the
 upper four bits and what is tracked in the lower four. The kind stands last, so that a token always ends in a letter:
 programs that find links in plain text leave a final `-` or `_` out.
 
 The target is inside, and nothing outside a token says where a click leads: the redirect is not an open one, and it
-works without a database and for as long as the secret lives, however long ago the delivery was purged.
+works without a database and for as long as the secret lives, however long ago the delivery was purged. The host mark
+says for which host name the link was made: customers have names of their own for their links, and one must not be able
+to send people to a page of his under the name of another.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ UNSUBSCRIBE_PATH = "u"
 _VERSION = 1
 _ID_OCTETS = 16
 _NUMBER_OCTETS = 2
+_MARK_OCTETS = 3  # keyed: nobody can look for a name with the mark of another's
 _TAG_OCTETS = 16  # 128 bits: out of reach, and each link is 21 characters shorter than with 256
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+\Z")
 
@@ -73,6 +76,8 @@ class Clicked:
 
     delivery_id: str
     link: TrackedLink
+    host_mark: bytes
+    """Of the host name that the link was made for: `TrackingTokens.host_mark`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +107,20 @@ class TrackingTokens:
         """The token to unsubscribe; 44 characters. Raises `ValueError` when the id is no UUID."""
         return self._sealed(_UNSUBSCRIBE_KIND, _id_octets(delivery_id))
 
-    def for_click(self, delivery_id: str, link: TrackedLink) -> str:
-        """The token of a link.
+    def host_mark(self, host: str) -> bytes:
+        """What a link's token holds of the host name in its URL; case does not matter."""
+        return hmac.digest(self._secret, b"host " + host.lower().encode(), "sha256")[:_MARK_OCTETS]
+
+    def for_click(self, delivery_id: str, link: TrackedLink, host: str = "") -> str:
+        """The token of a link whose URL has this host name.
 
         Raises `ValueError` when the id is no UUID, or number or target do not fit: those of links made with
         `trackable_target` do.
         """
         if len(link.target) > MAX_TARGET_CHARACTERS or not 0 < link.number <= MAX_LINK_NUMBER:
             raise ValueError(f"link {link.number} with {len(link.target)} characters does not fit into a token")
-        content = _id_octets(delivery_id) + link.number.to_bytes(_NUMBER_OCTETS, "big") + link.target.encode("ascii")
+        number = link.number.to_bytes(_NUMBER_OCTETS, "big")
+        content = b"".join((_id_octets(delivery_id), number, self.host_mark(host), link.target.encode("ascii")))
         return self._sealed(_CLICK_KINDS[link.place], content)
 
     def read(self, token: str) -> Opened | Clicked | Unsubscribing | None:
@@ -148,8 +158,9 @@ def _understood(kind: int, content: bytes) -> Opened | Clicked | Unsubscribing |
     if kind not in _PLACES:
         return None
     rest = content[_ID_OCTETS:]
-    number, target = int.from_bytes(rest[:_NUMBER_OCTETS], "big"), rest[_NUMBER_OCTETS:].decode("ascii")
-    return Clicked(delivery_id, TrackedLink(number, target, _PLACES[kind]))
+    number, rest = int.from_bytes(rest[:_NUMBER_OCTETS], "big"), rest[_NUMBER_OCTETS:]
+    mark, target = rest[:_MARK_OCTETS], rest[_MARK_OCTETS:].decode("ascii")
+    return Clicked(delivery_id, TrackedLink(number, target, _PLACES[kind]), mark)
 
 
 def _id_octets(delivery_id: str) -> bytes:

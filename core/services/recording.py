@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from random import random
 
-from core.delivery import MAIL_KINDS, UNMADE, Decision, DeliveryState, Policy, decide
+from core.delivery import MAIL_KINDS, SEND_KINDS, UNMADE, Decision, DeliveryState, Policy, decide
 from core.fairness import HEALTHY, HostHealth, health_after, mail_health_after
 from core.services.claims import read_health
 from core.services.leases import FinishedAttempt, Follow, RecordedAttempt
@@ -66,9 +66,15 @@ def _state_row(entry: FinishedAttempt, decision: Decision, now_ms: int) -> Row:
     finished_ms = None if decision.state is DeliveryState.PENDING else now_ms
     judgement = None if entry.judgement is None else entry.judgement.to_json()
     return (
-        decision.state, decision.due_ms, None if is_unmade else outcome.status, outcome.error, finished_ms, judgement,
+        decision.state, decision.due_ms, None if is_unmade else outcome.status, _problem(entry), finished_ms, judgement,
         int(is_unmade), delivery.delivery_id, delivery.lease_token,
     )  # fmt: skip
+
+
+def _problem(entry: FinishedAttempt) -> str | None:
+    """Of sent mail also what a host has refused it with: who lists it sees no attempts."""
+    outcome = entry.outcome
+    return outcome.response if outcome.error is None and entry.delivery.kind in SEND_KINDS else outcome.error
 
 
 def _attempt_row(entry: FinishedAttempt) -> Row:

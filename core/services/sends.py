@@ -125,7 +125,8 @@ def insert_send(database: Database, send: NewSend, now_ms: int, defaults: SendSe
     if send.idempotency is not None:
         keep_answer(database, send.idempotency, send.message_id, now_ms)
     answers = ask_gate(database, _question(send), now_ms, defaults)
-    planned = [(new_time_ordered_id(now_ms), answer) for answer in answers]
+    # Ids of one millisecond are in no order of their own, and lists show recipients by them.
+    planned = list(zip(sorted(new_time_ordered_id(now_ms) for _ in answers), answers, strict=True))
     _insert_message(database, send)
     database.execute_values(_INSERT_DELIVERY, [_delivery_row(send, *entry, now_ms) for entry in planned])
     has_told = insert_events(database, _first_events(send, planned, now_ms), now_ms)

@@ -13,8 +13,9 @@ from pathlib import Path
 from core.config import Settings
 from core.listening import cannot_listen
 from core.setting_values import Listen
+from core.store.spool_place import spool_folder
 from inbound.smtp.connections import Connections
-from inbound.smtp.spool import remove_abandoned, spool_folder
+from inbound.smtp.spool import remove_abandoned
 
 BACKLOG = 1024
 SHUTDOWN_S = 7.0

@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO, cast
-from urllib.parse import unquote, urlsplit
 
-from core.config import Settings
 from core.store.blobs import INLINE_LIMIT
+from core.store.spool_place import SPOOL_PREFIX
 
 END_OF_DATA = b"\r\n.\r\n"
 HEAD_BYTES = 64 * 1024
 """How much of the beginning is kept at hand to read the headers from."""
-SPOOL_PREFIX = "incoming-"
 _CRLF = b"\r\n"
 _STUFFED_DOT = b"\r\n."
 
@@ -176,13 +174,6 @@ class MessageSpool:
         if data.endswith(_CRLF):
             return 2
         return 1 if data.endswith(b"\r") else 0
-
-
-def spool_folder(settings: Settings) -> Path:
-    """Where messages grow before they are stored: on the disk they will lie on, so that storing is a rename."""
-    location = urlsplit(settings.blob_location)
-    base = Path(unquote(location.path)) if location.scheme == "file" else settings.data
-    return base / "incoming"
 
 
 def remove_abandoned(folder: Path, older_than_s: float, now_s: float) -> None:

@@ -120,10 +120,7 @@ def _send(
 
 
 def _acceptor() -> SendAcceptor:
-    found: SendAcceptor | None = current_app.extensions.get(ACCEPTOR)
-    if found is None:
-        ctx = context()
-        found = current_app.extensions[ACCEPTOR] = SendAcceptor(ctx.settings, ctx.database, ctx.blobs, ctx.clock)
+    found: SendAcceptor = current_app.extensions[ACCEPTOR]
     return found
 
 
