@@ -157,9 +157,17 @@ def _configure(folder: Path, next_hop: int, main_cf: str, master_cf: str) -> Pos
         (folder / name).mkdir()
     shutil.chown(folder / "data", "postfix")
     further = main_cf.replace("{folder}", str(folder / "etc"))
-    (folder / "etc" / "main.cf").write_text(MAIN_CF.format(folder=folder, next_hop=next_hop) + further)
+    usual = MAIN_CF.format(folder=folder, next_hop=next_hop)
+    (folder / "etc" / "main.cf").write_text(_without(usual, further) + further)
     (folder / "etc" / "master.cf").write_text(MASTER_CF.format(port=port) + master_cf)
     return Postfix(folder, port)
+
+
+def _without(usual: str, further: str) -> str:
+    """The usual lines but for those that are set anew: each process would warn of that, and master, which starts
+    whoever takes the warnings, waits for ever once ten of them lie in the socket's queue."""
+    anew = {line.partition("=")[0].strip() for line in further.splitlines()}
+    return "".join(f"{line}\n" for line in usual.splitlines() if line.partition("=")[0].strip() not in anew - {""})
 
 
 def _wait_until_greeted(postfix: Postfix) -> None:

@@ -24,10 +24,15 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, cast
 
+from core.clock import system_clock
 from core.config import Settings
 from core.delivery import SEND_KINDS
+from core.dns_lookup import DnsLookup
+from core.mx_check import make_resolver
 from core.sending.sending_domains import operator_records, sending_hosts, zone_line
 from core.store.db import Row
+from core.verdicts import Verdicts
+from inbound.authentication import Authenticator, ClientFacts
 from tests.gateway import Gateway, any_certificate, running_gateway
 from tests.http_target import HttpTarget, Received, running_target
 from tests.ports import PORTS_PER_PROCESS, free_port
@@ -201,6 +206,12 @@ class SendingWorld:
         (only,) = self.arrived(recipient)
         return cast(EmailMessage, message_from_bytes(only.content, policy=policy.default))
 
+    def judged(self, taken: Taken) -> Verdicts:
+        """What a host that checks finds, one as good as our receiving side."""
+        lookup = DnsLookup(make_resolver(f"{self.places.dns}:53"))
+        client = ClientFacts(self.places.source, f"mx.{GATEWAY}", path(taken.mail_from))
+        return Authenticator(self.gateway.settings, lookup, system_clock).check(taken.content, client)
+
     def posts(self, hook: str) -> list[Received]:
         """What was POSTed to a webhook so far."""
         return [request for request in self.hooks.received if request.path == hook]
@@ -270,6 +281,17 @@ def sending_world(folder: Path, database_url: str | None = None, **environment: 
         gateway = stack.enter_context(running_gateway(folder, *PROCESSES, database_url=database_url, **names))
         _publish_names(zone, places, gateway.settings)
         yield SendingWorld(gateway, zone, places, hooks, postfix, people, odd)
+
+
+def mail(recipient: str, subject: str, **headers: str) -> bytes:
+    """A message as mail programs make it."""
+    made = EmailMessage(policy=policy.SMTP)
+    made["From"], made["To"], made["Subject"] = SENDER, recipient, subject
+    for name, value in headers.items():
+        made[name.replace("_", "-")] = value
+    made.set_content("Grüße.\n")
+    made.add_alternative('<p>Grüße</p><a href="https://shop.example/">shop</a>', subtype="html")
+    return bytes(made)
 
 
 def path(line: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import replace
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from core.clock import to_datetime
 from core.config import Settings
 from core.delivery import DeliveryKind, DeliveryState
 from core.errors import InvalidField, NotFound
@@ -124,6 +126,15 @@ def test_what_steers_us_and_hidden_recipients_do_not_go_out(sending: Sending) ->
     assert b"secret@" not in content
     assert b"\r\ndate: " in content
     assert content.endswith(b"\r\n\r\nhello.\r\n")
+
+
+def test_a_trace_header_tells_when_and_not_where_from(sending: Sending) -> None:
+    content = sending.content(message_id := sending.submit())
+    date = format_datetime(to_datetime(NOW_MS // 1000 * 1000))
+    trace = f"Received: by mx.pillarbox.test with ESMTPSA id {message_id};\r\n\t{date}\r\n"
+    assert content.startswith(trace.encode())
+    assert b"192.0.2.7" not in content
+    assert b"client.example.com" not in content
 
 
 def test_the_envelope_decides_who_gets_it_and_each_once(sending: Sending) -> None:

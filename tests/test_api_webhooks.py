@@ -174,12 +174,12 @@ def test_another_accounts_webhooks_and_domains_do_not_exist(api: WebhookApi) -> 
     made, own_domain = theirs.new_webhook(), theirs.world.domain("theirs.example", other.account_id)
     theirs.world.execute("UPDATE webhook SET url = url")
     for method, path in (
-        ("GET", ""), ("PUT", ""), ("DELETE", ""), ("POST", "/rotate"), ("POST", "/test"), ("POST", "/retry"),
+        ("GET", ""), ("PUT", ""), ("DELETE", ""), ("POST", "/rotate_secret"), ("POST", "/test"), ("POST", "/retry"),
         ("GET", "/deliveries"), ("GET", f"/deliveries/{UNKNOWN_DELIVERY}"),
         ("POST", f"/deliveries/{UNKNOWN_DELIVERY}/retry"),
     ):  # fmt: skip
         options = (
-            {"json": {"url": URL} if method == "PUT" else {}} if path in ("", "/rotate") and method != "GET" else {}
+            {"json": {"url": URL} if method == "PUT" else {}} if path in ("", "/rotate_secret") and method != "GET" else {}
         )
         for webhook_id in (made["id"], UNKNOWN_ID, "nonsense"):
             answer = api.call(method, f"/webhooks/{webhook_id}{path}", **options)
@@ -190,14 +190,14 @@ def test_another_accounts_webhooks_and_domains_do_not_exist(api: WebhookApi) -> 
 def test_a_secret_is_shown_once_and_rotated_with_an_overlap(api: WebhookApi) -> None:
     made = api.new_webhook()
     path = f"/webhooks/{made['id']}"
-    rotated = api.post(f"{path}/rotate", {}).json
+    rotated = api.post(f"{path}/rotate_secret", {}).json
     assert rotated["signing_secret"] != made["signing_secret"]
     assert rotated["secret_rotation_ends_at"] == to_rfc3339(NOW_MS + DAY_MS)
     assert api.get(path).json["secret_rotation_ends_at"] == to_rfc3339(NOW_MS + DAY_MS)
     for answer in (api.get(path), api.get("/webhooks"), api.put(path, {"url": URL}), api.delete(path)):
         assert "whsec_" not in answer.text
     other = api.new_webhook()
-    short = api.post(f"/webhooks/{other['id']}/rotate", {"overlap_hours": 1}).json
+    short = api.post(f"/webhooks/{other['id']}/rotate_secret", {"overlap_hours": 1}).json
     assert short["secret_rotation_ends_at"] == to_rfc3339(NOW_MS + HOUR_MS)
     api.now_ms += HOUR_MS
     assert api.get(f"/webhooks/{other['id']}").json["secret_rotation_ends_at"] is None

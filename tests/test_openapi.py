@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
 from core.services.accounts import NewAccount
 from core.store.db import Database
 from tests.api_support import Api, api_settings
+from tests.zone_server import running_zone
 
 EXAMPLES = 20
 """For each operation, mode and database: some thousand requests in all."""
@@ -30,12 +31,17 @@ CHECKS: list[Any] = [
     content_type_conformance,
     response_headers_conformance,
 ]
+NOUNS = (
+    *("addresses", "custom_domains", "incoming_statuses", "rules", "outbound_messages", "layouts", "sending_domains"),
+    *("webhooks", "suppressions", "credentials"),
+)
 READINESS = "/healthz"  # 503 is its way of saying that there is no receiver here
 
 
 @pytest.fixture
-def api(database: Database, account: NewAccount, tmp_path: Path) -> Api:
-    return Api(database, account, api_settings(tmp_path))
+def api(database: Database, account: NewAccount, tmp_path: Path) -> Iterator[Api]:
+    with running_zone() as zone:
+        yield Api(database, account, api_settings(tmp_path, resolver=f"127.0.0.1:{zone.port}"))
 
 
 @pytest.fixture
@@ -62,6 +68,21 @@ def attack(schema: Any, mode: GenerationMode, prepare: Callable[[Case], dict[str
     return seen
 
 
+def _known_of_sending(api: Api) -> dict[str, str]:
+    """One of everything that sending knows."""
+    webhook_id = api.post("/webhooks", {"url": "https://example.com/events"}).json["id"]
+    message = {"from": "a@example.com", "to": "b@example.net", "plain": "x"}
+    return {
+        "webhook_id": webhook_id,
+        "delivery_id": api.post(f"/webhooks/{webhook_id}/test", {}).json["delivery_id"],
+        "message_id": api.post("/messages", message).json["id"],
+        "layout_id": api.post("/layouts", {"name": "plain", "html": "<p>{{ content }}</p>"}).json["id"],
+        "suppression": api.post("/suppressions", {"addresses": ["gone@example.net"]}).json[0]["id"],
+        "sending_domain_id": api.post("/sending_domains", {"domain": "example.org"}).json["id"],
+        "credential_id": api.post("/credentials", {"kind": "smtp"}).json["id"],
+    }
+
+
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_with_a_key_no_request_is_an_accident(api: Api, schema: Any, mode: GenerationMode) -> None:
     address_id = api.new_address()
@@ -70,6 +91,7 @@ def test_with_a_key_no_request_is_an_accident(api: Api, schema: Any, mode: Gener
         "custom_domain_id": api.post("/custom_domains", {"domain": "a.example", "address_id": address_id}).json["id"],
         "status_id": api.receive_and_attempt(address_id, 404),
         "rule_id": api.post("/rules", {"action": "flag", "conditions": {}}).json["id"],
+        **_known_of_sending(api),
     }
     turns = 0
 
@@ -132,7 +154,7 @@ def test_every_call_is_explained_and_says_what_it_needs(api: Api) -> None:
 
 def test_page_numbers_are_marked_as_deprecated(api: Api) -> None:
     document = api.client.get("/openapi.json").json
-    for noun in ("addresses", "custom_domains", "incoming_statuses", "rules"):
+    for noun in NOUNS:
         parameters = document["paths"][f"/api/v0.1/{{account_id}}/{noun}"]["get"]["parameters"]
         deprecated = {entry["name"] for entry in parameters if entry.get("deprecated")}
         assert deprecated == {"page"}

@@ -58,7 +58,11 @@ def test_a_notice_from_the_recipients_postfix_finds_back_by_mx(world: SendingWor
     assert recipient not in world.postfix.log().partition("status=bounced")[2]
     assert len(world.people.lines) == before
     (told,) = world.wait_until_told("/bounces", first, "bounce")
-    assert (told["recipient"], told["tags"], told["details"]) == (recipient, ["orders"], {**bounce["details"], "reply_code": 550})
+    assert (told["recipient"], told["tags"], told["details"]) == (
+        recipient,
+        ["orders"],
+        {**bounce["details"], "reply_code": 550},
+    )
     world.wait_until_told("/bounces", second, "suppressed")
     for request in world.posts("/bounces"):
         Webhook(secret).verify(request.body, request.headers)

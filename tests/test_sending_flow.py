@@ -6,8 +6,6 @@ import base64
 import json
 import smtplib
 import subprocess
-from email import policy
-from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,10 @@ import pytest
 import requests
 from standardwebhooks import Webhook
 
-from core.clock import system_clock
-from core.dns_lookup import DnsLookup
-from core.mx_check import make_resolver
-from core.verdicts import Verdicts
-from inbound.authentication import Authenticator, ClientFacts
 from tests.dkim_judges import opendkim_says, perl_says
 from tests.programs import need_program
 from tests.scripted_smtp import Taken
-from tests.sending_world import GATEWAY, PEOPLE, SENDER, SHOP, TRACKING, SendingWorld, links, path
+from tests.sending_world import GATEWAY, PEOPLE, SENDER, SHOP, TRACKING, SendingWorld, links, mail, path
 from tests.tracking_support import PERSON
 
 PICTURE = bytes(range(256)) * 3
@@ -65,31 +58,16 @@ def rich() -> dict[str, Any]:
     return {**RICH, "attachments": [{**one, "content": text} for one, text in zip(attachments, contents, strict=True)]}
 
 
-def mail(recipient: str, subject: str, **headers: str) -> bytes:
-    """A message as mail programs make it."""
-    made = EmailMessage(policy=policy.SMTP)
-    made["From"], made["To"], made["Subject"] = SENDER, recipient, subject
-    for name, value in headers.items():
-        made[name.replace("_", "-")] = value
-    made.set_content("Grüße.\n")
-    made.add_alternative('<p>Grüße</p><a href="https://shop.example/">shop</a>', subtype="html")
-    return bytes(made)
-
-
-def judge(world: SendingWorld, taken: Taken) -> Verdicts:
-    """What a receiver that checks finds, who is as good as our receiving side."""
-    lookup = DnsLookup(make_resolver(f"{world.places.dns}:53"))
-    client = ClientFacts(world.places.source, f"mx.{GATEWAY}", path(taken.mail_from))
-    return Authenticator(world.gateway.settings, lookup, system_clock).check(taken.content, client)
-
-
 def assert_genuine(world: SendingWorld, recipient: str) -> Taken:
     """Both signatures, SPF and DMARC pass, for our own receiving side and for others; gives what arrived."""
     (taken,) = world.arrived(recipient)
     sender = path(taken.mail_from)
     assert sender.startswith("b-")
     assert sender.endswith(f"@mta.{SHOP}")
-    found = judge(world, taken)
+    found = world.judged(taken)
+    assert found.spf is not None
+    assert found.dkim is not None
+    assert found.dmarc is not None
     assert (found.spf.result, found.spf.domain) == ("pass", f"mta.{SHOP}")
     assert [(one.result, one.domain) for one in found.dkim.signatures] == [("pass", SHOP), ("pass", SHOP)]
     assert (found.dmarc.result, found.dmarc.domain) == ("pass", SHOP)
@@ -259,7 +237,9 @@ def test_who_unsubscribes_with_one_click_gets_no_more(world: SendingWorld, secre
     assert len(world.arrived(recipient)) == 1
     events = {one["email"]: one["last_event"] for one in world.shown(second)["recipients"]}
     assert events[recipient] == "suppressed"
-    assert {event["recipient"] for event in world.wait_until_told("/events", second, "suppressed", "delivery")} == set(events)
+    assert {event["recipient"] for event in world.wait_until_told("/events", second, "suppressed", "delivery")} == set(
+        events
+    )
     listed = world.gateway.api("GET", f"/suppressions?address={recipient}")
     assert [(one["address"], one["reason"]) for one in listed] == [(recipient, "unsubscribe")]
 

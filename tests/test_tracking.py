@@ -206,7 +206,8 @@ def test_links_are_numbered_through_both_bodies() -> None:
     )
     bodies = f"{mail.html_for(DELIVERY)}{mail.text_for(DELIVERY)}"
     read = [TOKENS.read(token) for token in TRACKED_URL.findall(bodies)]
-    assert read == [Clicked(DELIVERY, link) for link in mail.links]
+    mark = TOKENS.host_mark("click.example.com")
+    assert read == [Clicked(DELIVERY, link, mark) for link in mail.links]
 
 
 @pytest.mark.parametrize(

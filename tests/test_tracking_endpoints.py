@@ -21,7 +21,9 @@ from core.clock import HOUR_MS, system_clock
 from core.netguard import parse_networks
 from core.sending.tracking_answers import PIXEL
 from core.sending.tracking_hits import Hit
+from core.sending.tracking_tokens import SECRET_NAME, TrackedLink, TrackingTokens
 from core.services.accounts import NewAccount, create_account
+from core.services.secrets import shared_secret
 from core.services.tracking import NewHit
 from core.store.db import Database
 from tests.api_support import Api, api_settings
@@ -148,11 +150,35 @@ def test_gmails_proxy_opens_for_a_person(served: Served) -> None:
     assert served.events(mail) == ["open"]
 
 
-def test_any_host_name_will_do(served: Served) -> None:
+OWN_NAMES = ("click.customer.example", "xn--bcher-kva.example:8443", "a_b.example", "Click.Customer.Example:80")
+PROXIES = ("[::1]:8080", "203.0.113.7", "localhost", "web:8000")
+
+
+def test_a_link_works_under_the_name_it_was_made_for_and_behind_proxies(served: Served) -> None:
     mail = served.mail()
-    for host in ("click.customer.example", "xn--bcher-kva.example:8443", "[::1]:8080", "203.0.113.7", "a_b.example"):
-        assert served.get(mail.links[1], Host=host).headers["Location"] == TARGETS[1]
+    tokens = TrackingTokens(shared_secret(served.database, SECRET_NAME))
+    for host in OWN_NAMES:
+        name = host.partition(":")[0]
+        path = f"/c/{tokens.for_click(mail.delivery_id, TrackedLink(2, TARGETS[1]), name)}"
+        for asked in (host, *PROXIES):
+            assert served.get(path, Host=asked).headers["Location"] == TARGETS[1]
         assert served.get(mail.pixel, Host=host).content == PIXEL
+
+
+def test_nobody_sends_people_elsewhere_under_anothers_name(served: Served) -> None:
+    mail = served.mail()
+    tokens = TrackingTokens(shared_secret(served.database, SECRET_NAME))
+    evil = "https://evil.example/?a=1&b='x'"
+    for made_for in ("", "127.0.0.1", "click.evil.example"):
+        token = tokens.for_click(mail.delivery_id, TrackedLink(1, evil), made_for)
+        for host in ("click.customer.example", "CLICK.customer.example.", "click.customer.example:8443"):
+            answer = served.get(f"/c/{token}", Host=host)
+            assert answer.status_code in (200, 400), host
+            assert "Location" not in answer.headers
+        shown = served.get(f"/c/{token}", Host="click.customer.example")
+        assert "https://evil.example/?a=1&amp;b=&#x27;x&#x27;" in shown.text
+        assert "script" not in shown.headers["Content-Security-Policy"]
+    assert hits_of(served.database, mail.delivery_id) == []
 
 
 def test_a_token_of_ours_leads_nowhere_else(served: Served) -> None:

@@ -101,7 +101,7 @@ def delete_webhook(path: WebhookPath) -> Response:
 
 
 @api.post(
-    "/webhooks/<webhook_id>/rotate",
+    "/webhooks/<webhook_id>/rotate_secret",
     responses={200: WebhookWithSecret, 404: Error, **INVALID_BODY},
     description="While the overlap lasts, every POST carries two signatures, one by each secret, as Standard Webhooks "
     "has it: give the new secret to your receivers in that time. The answer alone shows it.",
