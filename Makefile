@@ -9,8 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # On a Debian machine as root, `make test` installs the programs that tests drive; elsewhere such tests skip.
 TEST_PACKAGES := postfix swaks postgresql redis-server curl jq strace nodejs npm haproxy openssl gnupg \
-	libmail-srs-perl libmail-dkim-perl libnet-dns-perl chromium spamassassin spamd rspamd clamav-daemon
-TEST_PROGRAMS := postfix swaks initdb redis-server curl jq strace node npm haproxy openssl gpg spamd rspamd clamd chromium
+	libmail-srs-perl libmail-dkim-perl libnet-dns-perl opendkim chromium spamassassin spamd rspamd clamav-daemon
+TEST_PROGRAMS := postfix swaks initdb redis-server curl jq strace node npm haproxy openssl gpg spamd rspamd clamd opendkim chromium
 PYTEST_ARGS ?= -n 2
 
 .PHONY: up test lint bench lock clean programs

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from core.clock import system_clock
 from core.config import Settings
@@ -37,7 +37,7 @@ from tests.gateway import Gateway, any_certificate, running_gateway
 from tests.http_target import HttpTarget, Received, running_target
 from tests.ports import PORTS_PER_PROCESS, free_port
 from tests.postfix_server import ROOT, Postfix, running_postfix
-from tests.programs import missing
+from tests.programs import missing, need_program
 from tests.scripted_smtp import Answer, Peer, Script, Taken, running_peer
 from tests.zone_server import Zone, running_zone
 from workers.doorbell import Doorbell
@@ -204,7 +204,7 @@ class SendingWorld:
     def read(self, recipient: str) -> EmailMessage:
         """The one mail that arrived for a recipient, as the standard library reads it."""
         (only,) = self.arrived(recipient)
-        return cast(EmailMessage, message_from_bytes(only.content, policy=policy.default))
+        return message_from_bytes(only.content, policy=policy.default)
 
     def judged(self, taken: Taken) -> Verdicts:
         """What a host that checks finds, one as good as our receiving side."""
@@ -310,11 +310,12 @@ def _postfix(folder: Path, places: Places, behind: int) -> Iterator[Postfix]:
     resolver = folder / "resolv.conf"
     resolver.write_text(f"nameserver {places.dns}\n")
     script = f"mount --bind {resolver} /etc/resolv.conf"
-    if subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, timeout=10).returncode != 0:
+    unshare = need_program("unshare")
+    if subprocess.run([unshare, "-m", "sh", "-c", script], capture_output=True, timeout=10).returncode != 0:
         missing("no mount namespace can be made here, in which Postfix would ask another DNS")
     main_cf = POSTFIX_CF.format(people=PEOPLE, behind=behind)
     master_cf = f"{places.people}:{SMTP_PORT} inet n - n - - smtpd\n"
-    prefix = ("unshare", "-m", "sh", "-c", f'{script} && exec "$@"', "sh")
+    prefix = (unshare, "-m", "sh", "-c", f'{script} && exec "$@"', "sh")
     with running_postfix(behind, main_cf, master_cf=master_cf, prefix=prefix) as postfix:
         yield postfix
 

@@ -1,4 +1,4 @@
-"""What hosts refuse, at once or later, through a whole gateway: events, suppressions, and mail that arrives after all."""
+"""What hosts refuse, at once or later, through a whole gateway: events, suppressions, mail that arrives after all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sending as a customer does it: a domain, mail by API and by SMTP, what arrives at a Postfix, and what is told of it."""
+"""Sending as a customer does it: a domain, mail by API and by SMTP, what arrives at a Postfix, what is told of it."""
 
 from __future__ import annotations
 

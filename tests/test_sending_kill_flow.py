@@ -21,6 +21,9 @@ MAILS = 240
 """Half of them by API, half by SMTP."""
 SENDERS = 6
 KILLED = ("worker", "web", "submission", "redis", "worker")
+LARGE_EVERY = 30
+LARGE_TEXT = "Hello, hello, hello.\n" * 10_000
+"""More than fits in a database row."""
 SLOW_S = 0.03
 """For each message, so that kills find some on their way."""
 PAUSE_S = 0.05
@@ -59,7 +62,8 @@ class Burst:
         gateway = self.world.gateway
         url = f"{gateway.settings.api_url}/api/v0.1/{gateway.account.account_id}/messages"
         headers = {"Authorization": f"Bearer {gateway.account.api_key}", "Idempotency-Key": recipient}
-        body = {"from": SENDER, "to": recipient, "subject": recipient, "plain": "Hi."}
+        text = LARGE_TEXT if number % LARGE_EVERY == 1 else "Hi."
+        body = {"from": SENDER, "to": recipient, "subject": recipient, "plain": text}
         while True:
             with suppress(requests.RequestException):
                 answer = requests.post(url, headers=headers, json=body, timeout=HTTP_TIMEOUT_S)

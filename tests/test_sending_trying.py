@@ -1,4 +1,4 @@
-"""`pillarbox up` with defaults on one machine: the first mail of a new user, and what he reads where there is no way."""
+"""`pillarbox up` with defaults on one machine: a new user's first mail, and what he reads where there is no way."""
 
 from __future__ import annotations
 
