@@ -9,7 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # On a Debian machine as root, `make test` installs the programs that tests drive; elsewhere such tests skip.
 TEST_PACKAGES := postfix swaks postgresql redis-server curl jq strace nodejs npm haproxy openssl gnupg \
-	libmail-srs-perl libmail-dkim-perl libnet-dns-perl opendkim chromium spamassassin spamd rspamd clamav-daemon
+	libmail-srs-perl libmail-dkim-perl libnet-dns-perl libsasl2-modules opendkim chromium spamassassin spamd rspamd \
+	clamav-daemon
+BENCH_PACKAGES := apache2-utils
 TEST_PROGRAMS := postfix swaks initdb redis-server curl jq strace node npm haproxy openssl gpg spamd rspamd clamd opendkim chromium
 PYTEST_ARGS ?= -n 2
 
@@ -27,7 +29,9 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev programs
+	@sh deploy/test-programs.sh ab "$(BENCH_PACKAGES)"
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.sending
 
 $(VENV)/.runtime: requirements.lock pyproject.toml
 	@sh deploy/make-venv.sh $(PYTHON) $(VENV) requirements.lock

@@ -6,6 +6,10 @@ missing=
 for program in $1; do
     command -v "$program" >/dev/null 2>&1 || missing="$missing $program"
 done
+for package in $2; do  # some hold no program, such as modules of another
+    ! command -v dpkg-query >/dev/null 2>&1 || dpkg-query -W -f '${Status}' "$package" 2>/dev/null |
+        grep -q "install ok installed" || missing="$missing $package"
+done
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
     echo "Not installed, so their tests will be skipped:$missing"

@@ -45,6 +45,8 @@ class Gateway:
     account: NewAccount
     log_path: Path
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _logged_before: dict[str, int] = field(default_factory=dict)
+    """How long the log was when a process was started."""
 
     # --- processes ---
 
@@ -58,6 +60,7 @@ class Gateway:
             self._wait_until_ready(name)
 
     def _launch(self, name: str) -> None:
+        self._logged_before[name] = len(self.log()) if self.log_path.exists() else 0
         command = redis_command(self.settings) if name == "redis" else [sys.executable, "-m", "cli.main", name]
         with self.log_path.open("ab") as log:
             self.processes[name] = subprocess.Popen(
@@ -111,7 +114,7 @@ class Gateway:
             return False
         pid = self.processes[name].pid
         event = {"worker": "event=delivering", "scheduler": "event=sweeping"}[name]
-        return event in self.log() and Path(f"/proc/{pid}").exists()
+        return event in self.log()[self._logged_before[name] :] and Path(f"/proc/{pid}").exists()
 
     # --- what is configured ---
 

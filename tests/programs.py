@@ -19,6 +19,8 @@ DEBIAN_PACKAGES = {
     "postconf": "postfix",
     "opendkim": "opendkim",
     "unshare": "util-linux",
+    "smtp-sink": "postfix",
+    "ab": "apache2-utils",
     "swaks": "swaks",
     "redis-server": "redis-server",
     "initdb": "postgresql",

@@ -88,6 +88,22 @@ def test_the_first_mail_by_smtp_needs_nothing_but_a_relay(relaying: Up, sink: Pe
     wait_until(lambda: any(path(one.recipients[0]) == "too@example.org" for one in sink.taken), PATIENCE_S)
 
 
+def test_what_comes_back_finds_its_mail(relaying: Up, sink: Peer) -> None:
+    """A bounce by SMTP to the only domain that there is, that of the gateway."""
+    message_id = send(relaying, "gone@example.org")
+    wait_for_event(relaying, message_id, "delivery")
+    (taken,) = [one for one in sink.taken if path(one.recipients[0]) == "gone@example.org"]
+    notice = (
+        "From: MAILER-DAEMON@example.org\r\nSubject: Undelivered Mail Returned to Sender\r\n\r\n"
+        "<gone@example.org>: host mx.example.org said: 550 5.1.1 User unknown\r\n"
+    )
+    with smtplib.SMTP("127.0.0.1", relaying.settings.smtp.port, timeout=PATIENCE_S) as client:
+        client.sendmail("", [path(taken.mail_from)], notice)
+    found = wait_for_event(relaying, message_id, "bounce")
+    assert found["events"][-1]["details"]["severity"] == "hard"
+    assert relaying.api("GET", "suppressions").json()[0]["address"] == "gone@example.org"
+
+
 def test_mail_to_an_address_of_the_gateway_comes_in_again(asking: Up) -> None:
     mailbox = asking.add_address(f"{asking.settings.api_url}/target/200")
     wait_for_event(asking, send(asking, mailbox, subject="Out and in"), "delivery")

@@ -21,7 +21,7 @@ from core.sending.sending_domains import MTA_PREFIX
 from core.sending.suppression import SuppressionReason, suppression_key
 from core.services.events import insert_events
 from core.services.leases import FinishedAttempt, LeasedDelivery, RecordedAttempt
-from core.services.suppressions import NewSuppression, SendTarget, count_soft_bounces
+from core.services.suppressions import SAME_DOMAIN_NOW, NewSuppression, SendTarget, count_soft_bounces
 from core.store.db import Database, Row, places
 
 SAME_EVENT_MS = DAY_MS
@@ -43,7 +43,7 @@ FROM delivery d JOIN message m ON m.id = d.message_id LEFT JOIN raw_message r ON
 WHERE d.id IN ({places}) ORDER BY d.id"""
 # Locked: two workers with a notice each about one delivery must not both find that nothing was told of it.
 _LOCK_SENT = f"""
-SELECT d.id, d.account_id, d.message_id, d.recipients, m.sending_domain_id
+SELECT d.id, d.account_id, d.message_id, d.recipients, {SAME_DOMAIN_NOW.format(column="m.sending_domain_id")}
 FROM delivery d JOIN sent_message m ON m.message_id = d.message_id
 WHERE d.id IN ({{places}}) AND d.kind IN ({places(SEND_KINDS)}) ORDER BY d.id {{locking}}"""  # noqa: S608 (a constant)
 _TOLD = """

@@ -33,6 +33,15 @@ _INSERT = "INSERT INTO sending_domain (id, account_id, domain, next_check_ms, cr
 _INSERT_KEY = """
 INSERT INTO domain_key (sending_domain_id, selector, algorithm, state, since_ms, private_pem, public_record)
 VALUES (?, ?, ?, ?, ?, ?, ?)"""
+_LAST_DELETED = """
+SELECT id FROM sending_domain WHERE account_id = ? AND domain = ? AND deleted_ms IS NOT NULL
+ORDER BY deleted_ms DESC LIMIT 1"""
+_TAKE_OVER = (
+    """UPDATE sending_domain SET (paused_ms, paused_because) =
+        (SELECT o.paused_ms, o.paused_because FROM sending_domain o WHERE o.id = ?) WHERE id = ?""",
+    "UPDATE suppression SET sending_domain_id = ? WHERE sending_domain_id = ?",
+    "UPDATE send_tally SET sending_domain_id = ? WHERE sending_domain_id = ?",
+)
 _DELETE = "UPDATE sending_domain SET deleted_ms = ? WHERE id = ?"
 _SET = "UPDATE sending_domain SET settings = ? WHERE id = ?"
 
@@ -55,11 +64,22 @@ def create_domain(
             database.execute(_LOCK_ACCOUNT.format(locking=locking(database)), (account_id,))
             _require_room(database, account_id, domain)
             database.execute(_INSERT, (domain_id, account_id, domain, now_ms + FIRST_CHECK_MS, now_ms))
+            _take_over(database, account_id, domain, domain_id)
             for pair in pairs:
                 insert_key(database, domain_id, selector_for(pair.public_record, now_ms), pair, now_ms)
             return find_domain(database, account_id, domain_id)
     except peewee.IntegrityError as error:  # another request was faster; the unique index decides
         raise _taken(domain) from error
+
+
+def _take_over(database: Database, account_id: str, domain: str, domain_id: str) -> None:
+    """What protects others goes on for a domain that was deleted and made again: its pause, its counts, and who wants
+    no more mail from it."""
+    for (before_id,) in database.execute(_LAST_DELETED, (account_id, domain)):
+        pause, *moves = _TAKE_OVER
+        database.execute(pause, (before_id, domain_id))
+        for statement in moves:
+            database.execute(statement, (domain_id, before_id))
 
 
 def insert_key(database: Database, domain_id: str, selector: str, pair: KeyPair, now_ms: int) -> None:

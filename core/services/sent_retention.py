@@ -62,7 +62,9 @@ DELETE FROM webhook WHERE deleted_ms < ? AND NOT EXISTS (SELECT 1 FROM delivery 
 RETURNING id"""
 _LEFT_DOMAINS = """
 DELETE FROM sending_domain WHERE deleted_ms < ?
-  AND NOT EXISTS (SELECT 1 FROM sent_message s WHERE s.sending_domain_id = sending_domain.id) RETURNING id"""
+  AND NOT EXISTS (SELECT 1 FROM sent_message s WHERE s.sending_domain_id = sending_domain.id)
+  AND NOT EXISTS (SELECT 1 FROM suppression u WHERE u.sending_domain_id = sending_domain.id) RETURNING id"""
+"""Who wants no more mail from a domain wants none either when it is made again."""
 
 
 class SentRetention:

@@ -17,6 +17,11 @@ from core.store.db import Database, Row, places
 SOFT_BOUNCE_SPAN_MS = 3 * DAY_MS
 """At least so long after the first must the last soft bounce in a row be: a mailbox that is full over a weekend, or a
 host that is down, must not cost its owners their mail."""
+SAME_DOMAIN_NOW = """coalesce(
+    (SELECT live.id FROM sending_domain was JOIN sending_domain live
+     ON live.account_id = was.account_id AND live.domain = was.domain AND live.deleted_ms IS NULL
+     WHERE was.id = {column}), {column})"""
+"""SQL: the id of a domain, or what it is now if it was deleted and made again. Who leaves by an old mail means that."""
 _FIND = """
 SELECT account_id, address, sending_domain_id, reason FROM suppression
 WHERE account_id IN ({accounts}) AND address IN ({addresses})"""

@@ -14,14 +14,15 @@ from core.errors import NotFound
 from core.sending.events import EventDetails, EventKind, NewEvent
 from core.sending.suppression import SuppressionReason, read_reason, suppression_key
 from core.services.events import insert_events
-from core.services.suppressions import NewSuppression, SendTarget, add_suppressions
+from core.services.suppressions import SAME_DOMAIN_NOW, NewSuppression, SendTarget, add_suppressions
 from core.store.db import Database
 
-_LOAD = """
-SELECT d.account_id, s.sending_domain_id, d.message_id, d.recipients, m.mail_from, sd.domain
+_LOAD = f"""
+SELECT d.account_id, {SAME_DOMAIN_NOW.format(column="s.sending_domain_id")}, d.message_id, d.recipients, m.mail_from,
+       sd.domain
 FROM delivery d JOIN sent_message s ON s.message_id = d.message_id JOIN message m ON m.id = d.message_id
      LEFT JOIN sending_domain sd ON sd.id = s.sending_domain_id
-WHERE d.id = ?"""
+WHERE d.id = ?"""  # noqa: S608 (constants)
 _LOCK = "SELECT id FROM delivery WHERE id = ? FOR NO KEY UPDATE"
 _REASON = """
 SELECT reason FROM suppression WHERE account_id = ? AND address = ? AND coalesce(sending_domain_id, '') = ?"""

@@ -15,6 +15,10 @@ from outbound.composing.message_tree import Leaf, replace_leaves
 from outbound.composing.mime_writing import encode_base64, encode_text
 from outbound.composing.raw_fields import RawField
 
+_NO_CHARSETS = frozenset(
+    codecs.lookup(name).name for name in ("idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined")
+)
+"""Python knows them, mail does not. Punycode takes time with the square of the length: an hour for 10 MB."""
 _IDENTITY = frozenset({"7bit", "8bit", "binary"})
 
 
@@ -120,8 +124,9 @@ def _decoded(leaf: Leaf) -> bytes | None:
 def _text(leaf: Leaf) -> str | None:
     data = _decoded(leaf)
     try:
-        return None if data is None else data.decode(codecs.lookup(leaf.charset or "utf-8").name)
-    except (LookupError, UnicodeError):
+        charset = codecs.lookup(leaf.charset or "utf-8").name
+        return None if data is None or charset in _NO_CHARSETS else data.decode(charset)
+    except (LookupError, ValueError):  # also of a name with NUL in it
         return None
 
 
