@@ -176,7 +176,7 @@ class SmtpConnection:
             reason = "no answer in time" if is_timeout else error.strerror or str(error)
             is_ours = error.errno == errno.EADDRNOTAVAIL  # the address to connect from, or all its ports are in use
             origin = f" from {self.place.source}" if is_ours and self.place.source else ""
-            text = f"no connection to {self._peer}{origin}: {reason}"
+            text = f"no connection to {self._peer} at port {self.place.port}{origin}: {reason}"
             raise ConnectionFailed("4.4.1", text, is_timeout, is_ours) from error
 
     def _say_hello(self, our_name: str, deadline: Deadline) -> None:

@@ -122,7 +122,7 @@ def test_mail_to_an_address_of_the_gateway_comes_in_again(asking: Up) -> None:
         (
             "closed.test",
             "dispatch_soft_bounce",
-            "no connection to mx.closed.test (127.255.255.250): Connection refused",
+            "no connection to mx.closed.test (127.255.255.250) at port 25: Connection refused",
         ),
         ("inside.test", "dispatch_soft_bounce", "name its network in PILLARBOX_ALLOW_PRIVATE_TARGETS"),
         ("unknown.test", "bounce", "the DNS knows no unknown.test"),

@@ -90,14 +90,11 @@ def _record_health(database: Database, finished: Sequence[FinishedAttempt], now_
     after = _health_after_all(before, finished, now_ms)
     # In the order of the hosts: two that record at once must not wait for each other.
     after = dict(sorted(after.items()))
-    recovered = [(host,) for host, health in after.items() if health == HEALTHY and host in before]
-    unwell = [
-        (host, health.failures, health.open_until_ms, health.is_slow)
-        for host, health in after.items()
-        if health not in (HEALTHY, before.get(host, HEALTHY))
-    ]
-    database.execute_many(_FORGET_HEALTH, recovered)
-    database.execute_many(_SAVE_HEALTH, unwell)
+    for host, health in after.items():  # those that are changed, few at a time
+        if health == HEALTHY and host in before:
+            database.execute(_FORGET_HEALTH, (host,))
+        elif health not in (HEALTHY, before.get(host, HEALTHY)):
+            database.execute(_SAVE_HEALTH, (host, health.failures, health.open_until_ms, health.is_slow))
 
 
 def _health_after_all(

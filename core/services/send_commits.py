@@ -20,7 +20,7 @@ from core.store.db import Database
 
 MAX_BATCH = 50
 COMMIT_S = 60.0
-"""How long a sender waits for its commit."""
+"""How long a sender waits for its commit to begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,8 @@ class SendCommits:
         self._is_started = False
 
     def store(self, send: NewSend) -> StoredSend:
-        """As `core.services.sends.store_send`. When the wait is over before the commit, it may yet happen."""
+        """As `core.services.sends.store_send`. When it raises, the message is not stored, now or later: whoever has put
+        its content into the blob store may take it out again."""
         if self._database.is_postgres:
             return store_send(self._database, send, self._clock, self._defaults)
         self._start()
@@ -53,7 +54,9 @@ class SendCommits:
         try:
             return waiting.done.result(COMMIT_S)
         except TimeoutError as error:
-            raise StorageUnavailable("storing takes too long") from error
+            if waiting.done.cancel():  # nobody has begun with it, and nobody will
+                raise StorageUnavailable("storing takes too long") from error
+        return waiting.done.result()
 
     def _start(self) -> None:
         """Not before it is needed: a process that forks must not have begun."""
@@ -67,7 +70,7 @@ class SendCommits:
             batch = [self._waiting.get()]
             while len(batch) < MAX_BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get())
-            self._commit(batch)
+            self._commit([waiting for waiting in batch if waiting.done.set_running_or_notify_cancel()])
 
     def _commit(self, batch: Sequence[_Waiting]) -> None:
         """All in one transaction, each by itself within it. Never raises: every sender hears of its own."""

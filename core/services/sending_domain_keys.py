@@ -33,7 +33,8 @@ MAX_PUBLISHED_KEYS = 6
 MAX_RETIRED_KEYS = 20
 """Older ones are forgotten altogether."""
 FORGOTTEN_AFTER_MS = 30 * DAY_MS
-"""Private keys of a deleted domain are kept for what was accepted before: the last retry is long over then."""
+"""Private keys of a deleted domain are kept for what was accepted before; for longer where some of it still waits:
+for its `send_at`, a limit, or the end of a pause."""
 _SCHEDULE = "UPDATE sending_domain SET next_check_ms = ? WHERE id = ?"
 _DROP_KEY = "DELETE FROM domain_key WHERE sending_domain_id = ? AND selector = ?"
 _OLD = """
@@ -41,7 +42,10 @@ SELECT DISTINCT sending_domain_id FROM domain_key WHERE state = ? AND since_ms <
 ORDER BY sending_domain_id LIMIT ?"""
 _OF_DELETED = """
 SELECT DISTINCT k.sending_domain_id FROM domain_key k JOIN sending_domain d ON d.id = k.sending_domain_id
-WHERE k.state <> ? AND d.deleted_ms <= ? ORDER BY k.sending_domain_id LIMIT ?"""
+WHERE k.state <> ? AND d.deleted_ms <= ? AND NOT EXISTS (
+    SELECT 1 FROM sent_message s JOIN delivery y ON y.message_id = s.message_id
+    WHERE s.sending_domain_id = d.id AND y.state IN ('pending', 'quarantined'))
+ORDER BY k.sending_domain_id LIMIT ?"""
 
 
 def add_key(
