@@ -310,6 +310,20 @@ def test_what_a_dead_worker_held_is_due_again_and_nothing_else(mail: Deliveries)
     assert mail.rows("state") == [("pending",)] * 3
 
 
+def test_the_look_behind_goes_round_in_parts(mail: Deliveries, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "HOSTS_LOOKED_AT", 2)
+    mail.accept(TARGET, 200, NOW_MS - 10)  # fills the window, and its host has few places
+    for number in range(5):
+        mail.accept(f"https://h{number}.example/in", 1, NOW_MS)
+    reached: list[str] = []
+    look_behind = ""
+    for _ in range(4):
+        taken = mail.claim(host_concurrency=1, free_places=20, look_behind=look_behind)
+        reached += [delivery.target for delivery in taken.deliveries if delivery.target != TARGET]
+        look_behind = taken.looked_to
+    assert sorted(reached) == [f"https://h{number}.example/in" for number in range(5)]
+
+
 # --- cost ---
 
 
@@ -318,7 +332,7 @@ def test_what_a_dead_worker_held_is_due_again_and_nothing_else(mail: Deliveries)
     [
         (claims._DUE, (DeliveryKind.INBOUND, NOW_MS, 100)),
         (claims._DUE_OF_HOST, (DeliveryKind.INBOUND, "https://h1.example:443", NOW_MS, 100)),
-        (claims._HOSTS_WITH_DUE, (DeliveryKind.INBOUND, DeliveryKind.INBOUND, DeliveryKind.INBOUND, NOW_MS)),
+        (claims._HOSTS, (DeliveryKind.INBOUND, "", DeliveryKind.INBOUND, 100, DeliveryKind.INBOUND)),
         (claims._IN_FLIGHT, (DeliveryKind.INBOUND, "inline-%", NOW_MS)),
     ],
     ids=["due", "due of a host", "hosts with due", "in flight"],

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from core.delivery import SEND_KINDS
+from core.sending.pacing import DIGESTS_A_MINUTE
 from tests.sending_world import ODD, PEOPLE, PacedScript, SendingWorld, path
 
 SOON_S = 1.5
@@ -20,6 +21,7 @@ JUMPED = 30
 """At most so many of the backlog go between a priority mail's 202 and itself: those on their way, and some that finish
 meanwhile."""
 BURST = 60
+DIGEST = 6
 SENDING = ", ".join(f"'{kind}'" for kind in SEND_KINDS)
 ON_THEIR_WAY = f"SELECT count(*) FROM delivery WHERE lease_token IS NOT NULL AND kind IN ({SENDING})"
 
@@ -94,6 +96,19 @@ def test_priority_overtakes_a_backlog(world: SendingWorld) -> None:
     assert order.index(f"urgent@{ODD}") - accepted <= JUMPED
     script(world).pause_s = 0
     world.wait_until(lambda: len(world.odd.taken) == before + BACKLOG + 1, "the backlog has not gone")
+
+
+def test_a_digest_is_spread_out(world: SendingWorld) -> None:
+    message_id = world.send([f"digest-{number}@{ODD}" for number in range(DIGEST)], priority="digest")
+
+    def moments() -> list[datetime]:
+        everyone = world.shown(message_id)["recipients"]
+        begun = [event for one in everyone for event in one["events"] if event["kind"] == "dispatch"]
+        return sorted(datetime.fromisoformat(event["timestamp"]) for event in begun)
+
+    world.wait_until(lambda: len(moments()) == DIGEST, "not all have left")
+    first, *_, last = moments()
+    assert (last - first).total_seconds() > (DIGEST - 2) * 60 / DIGESTS_A_MINUTE
 
 
 # --- pauses -----------------------------------------------------------------------------------------------------------

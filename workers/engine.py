@@ -86,6 +86,7 @@ class Engine(Generic[Leased]):
         self._is_wanted = False
         self._wishes = 0
         self._is_blocked = False
+        self._looked_to = ""
         self._is_stopping = False
         self.has_failed = False
         self._proven_hosts: OrderedDict[str, None] = OrderedDict()
@@ -255,6 +256,7 @@ class Engine(Generic[Leased]):
             host_concurrency=self._limits.host_concurrency,
             proven_hosts=self._proven_hosts.keys(),
             attempt_limit_ms=self._limits.attempt_limit_ms,
+            look_behind=self._looked_to,
         )
 
     def _forget(self, finished: list[FinishedAttempt]) -> None:
@@ -270,6 +272,7 @@ class Engine(Generic[Leased]):
         with self._settled:
             self._in_flight += len(claimed.deliveries)
             self._is_blocked = claimed.is_blocked
+            self._looked_to = claimed.looked_to
             # A wish made while the claim ran may be for mail that the claim did not see.
             self._is_wanted = claimed.is_partial or self._wishes > wishes
             if not self._is_wanted:
