@@ -50,14 +50,15 @@ def running_module(name: str, port: int) -> Iterator[int]:
     """Run one of the sinks; gives its pid."""
     process = subprocess.Popen([sys.executable, "-m", name, str(port)])
     try:
-        _wait_for_port(port)
+        wait_for_port(port)
         yield process.pid
     finally:
         process.terminate()
         process.wait()
 
 
-def _wait_for_port(port: int) -> None:
+def wait_for_port(port: int) -> None:
+    """Until something listens there. Raises `RuntimeError` when nothing does within ten seconds."""
     for _ in range(200):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:

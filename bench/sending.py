@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.processes import running_module, usage
+from bench.processes import running_module, usage, wait_for_port
 from core.clock import system_clock
 from core.sending.key_rotation import KeyState
 from core.sending.sending_domains import KeyPair, new_key
@@ -163,7 +163,7 @@ def _signing(postfix: Postfix, pair: KeyPair) -> Iterator[int]:
     )
     process = subprocess.Popen([need_program("opendkim"), "-f", "-x", str(configuration)])
     try:
-        _wait_for_port(port)
+        wait_for_port(port)
         settings = (f"smtpd_milters=inet:127.0.0.1:{port}", "milter_default_action=tempfail", "milter_protocol=6")
         control = ["-c", str(postfix.configuration)]
         subprocess.run([need_program("postconf"), *control, "-e", *settings], check=True)
@@ -186,7 +186,7 @@ def _prove_signed(postfix: Postfix, folder: Path) -> None:
     with subprocess.Popen(
         [need_program("smtp-sink"), "-u", "nobody", "-d", f"{taken}/%s.", f"127.0.0.1:{port}", "10"]
     ) as sink:
-        _wait_for_port(port)
+        wait_for_port(port)
         control = ["-c", str(postfix.configuration)]
         hop = subprocess.run(
             [need_program("postconf"), *control, "-h", "default_transport"], check=True, capture_output=True, text=True
@@ -224,15 +224,6 @@ def _wait_for(port: int, count: int) -> float:
             return last_at
         time.sleep(0.05)
     sys.exit(f"only {seen} of {count} mails arrived within {PATIENCE_S} s")
-
-
-def _wait_for_port(port: int) -> None:
-    for _ in range(200):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise RuntimeError(f"nothing listens on port {port}")
 
 
 def _print(text: Run, html: Run, rival: Run) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.clock import SECOND_MS
-from core.services import statuses
+from core.services import windowed
 from core.services.accounts import NewAccount, create_account
 from core.store.blobs import open_blobs
 from core.store.db import Database
@@ -164,7 +164,7 @@ def test_list_filters_by_address_and_knows_only_the_accounts_own(api: Api, datab
 def test_search_meets_each_match_once_whatever_the_page_and_the_window(
     api: Api, monkeypatch: pytest.MonkeyPatch, page_size: int
 ) -> None:
-    monkeypatch.setattr(statuses, "SEARCH_WINDOW", 4)
+    monkeypatch.setattr(windowed, "SEARCH_WINDOW", 4)
     address_id = api.new_address()
     made = []
     for number in range(23):
@@ -186,8 +186,8 @@ def test_search_meets_each_match_once_whatever_the_page_and_the_window(
 
 
 def test_a_search_out_of_patience_gives_what_it_has_and_a_way_on(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statuses, "SEARCH_WINDOW", 2)
-    monkeypatch.setattr(statuses, "SEARCH_PATIENCE_MS", -1)
+    monkeypatch.setattr(windowed, "SEARCH_WINDOW", 2)
+    monkeypatch.setattr(windowed, "SEARCH_PATIENCE_MS", -1)
     address_id = api.new_address()
     wanted = api.receive(address_id, subject="needle")
     for _ in range(6):

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 import orjson
 
-from core.clock import SECOND_MS, Clock
+from core.clock import Clock
 from core.delivery import RECEIVED_KINDS, DeliveryState
-from core.errors import InvalidField, NotFound, StorageUnavailable
+from core.errors import NotFound, StorageUnavailable
 from core.rules import Judgement, read_judgement
 from core.search_fields import EVERYTHING, Condition
-from core.services.paging import Page, PageRequest, bad_cursor
+from core.services import windowed
+from core.services.paging import Page, PageRequest
+from core.services.windowed import Window, WindowedList, list_page, search_page
 from core.store.blobs import BlobStore
 from core.store.db import Database, Row
 from core.verdicts import Verdicts, read_verdicts
-
-SEARCH_WINDOW = 5_000
-"""How many statuses one statement of a search looks through."""
-SEARCH_PATIENCE_MS = 5 * SECOND_MS
-"""A search that takes longer gives what it has, and a cursor for the rest."""
-_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_NEWER_THAN_ALL = "g"
-_OLDER_THAN_ALL = ""
 
 _COLUMNS = """
 d.id, d.address_id, d.recipients, d.target_host, d.state, d.attempts, d.due_ms, d.lease_token, d.last_status,
@@ -131,11 +124,12 @@ def list_statuses(database: Database, wanted: StatusFilter, request: PageRequest
 
     A search may end before the page is full: it then gives a cursor with which it goes on.
     """
-    newest = _read_cursor(request.cursor)
-    if wanted.condition is None:
-        found = _select(database, wanted, _Window(newest), request.size + 1, request.offset)
-        return _page(found, request.size, None)
-    return _search(database, wanted, request, newest, clock)
+    source = WindowedList(
+        select=lambda window, limit, offset: _select(database, wanted, window, limit, offset),
+        floor_below=lambda newest: _window_floor(database, wanted, newest),
+        id_of=lambda record: record.delivery_id,
+    )
+    return list_page(source, request) if wanted.condition is None else search_page(source, request, clock)
 
 
 def matching_ids(database: Database, wanted: StatusFilter, limit: int, cursor: str | None, clock: Clock) -> Page[str]:
@@ -199,62 +193,23 @@ def purged(delivery_id: str) -> NotFound:
     return NotFound(f"{delivery_id} has no message any more; it was purged after PILLARBOX_KEEP_RAW_DAYS")
 
 
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """A part of the list: ids below `newest` and not below `floor`."""
-
-    newest: str = _NEWER_THAN_ALL
-    floor: str | None = None
-    """None at the end of the list."""
-
-
-def _search(
-    database: Database, wanted: StatusFilter, request: PageRequest, newest: str, clock: Clock
-) -> Page[StatusRecord]:
-    """Look through the list a window at a time, so that no search, whatever it asks, runs without end."""
-    found: list[StatusRecord] = []
-    to_skip = request.offset
-    deadline_ms = clock() + SEARCH_PATIENCE_MS
-    while True:
-        window = _Window(newest, _window_floor(database, wanted, newest))
-        records = _select(database, wanted, window, to_skip + request.size + 1 - len(found))
-        found.extend(records[to_skip:])
-        to_skip -= min(to_skip, len(records))
-        if len(found) > request.size or window.floor is None:
-            return _page(found, request.size, None)
-        if clock() > deadline_ms:
-            break
-        newest = window.floor
-    if to_skip:
-        raise InvalidField("page", "cannot be reached in time with this query; follow the Link header instead")
-    return _page(found, request.size, window.floor)
-
-
-def _page(found: list[StatusRecord], size: int, unfinished_at: str | None) -> Page[StatusRecord]:
-    if len(found) > size:
-        return Page(found[:size], found[size - 1].delivery_id)
-    return Page(found, unfinished_at)
-
-
 def _window_floor(database: Database, wanted: StatusFilter, newest: str) -> str | None:
     """The id of the last status in the window below `newest`; None when the list ends before that."""
     where, parameters = _scope(wanted)
     statement = f"SELECT d.id FROM delivery d WHERE {where} AND d.id < ? ORDER BY d.id DESC LIMIT 1 OFFSET ?"  # noqa: S608
     with database.reading():
-        rows = database.execute(statement, (*parameters, newest, SEARCH_WINDOW - 1))
+        rows = database.execute(statement, (*parameters, newest, windowed.SEARCH_WINDOW - 1))
     return str(rows[0][0]) if rows else None
 
 
-def _select(
-    database: Database, wanted: StatusFilter, window: _Window, limit: int, offset: int = 0
-) -> list[StatusRecord]:
+def _select(database: Database, wanted: StatusFilter, window: Window, limit: int, offset: int) -> list[StatusRecord]:
     where, parameters = _scope(wanted)
     condition = wanted.condition or EVERYTHING
     statement = (
         f"SELECT {_COLUMNS} {_FROM} WHERE {where} AND d.id < ? AND d.id >= ? AND {condition.sql} "
         "ORDER BY d.id DESC LIMIT ? OFFSET ?"
     )
-    values = (*parameters, window.newest, window.floor or _OLDER_THAN_ALL, *condition.parameters, limit, offset)
+    values = (*parameters, window.newest, window.floor, *condition.parameters, limit, offset)
     with database.reading():
         return [_record(row) for row in database.execute(statement, values)]
 
@@ -263,14 +218,6 @@ def _scope(wanted: StatusFilter) -> tuple[str, tuple[str, ...]]:
     if wanted.address_id is None:
         return _SCOPE, (wanted.account_id,)
     return f"{_SCOPE} AND d.address_id = ?", (wanted.account_id, wanted.address_id)
-
-
-def _read_cursor(cursor: str | None) -> str:
-    if cursor is None:
-        return _NEWER_THAN_ALL
-    if not _ID.fullmatch(cursor):
-        raise bad_cursor()
-    return cursor
 
 
 def _record(row: Row) -> StatusRecord:
