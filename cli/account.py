@@ -47,6 +47,38 @@ def account_list(settings: Settings) -> None:
     database.close()
 
 
+@account.command("pause")
+@click.argument("account_id")
+@click.option("--reason", required=True, help="What the customer reads.")
+@click.pass_obj
+def account_pause(settings: Settings, account_id: str, reason: str) -> None:
+    """Hold all mail that an account sends; only `account resume` ends it, not the customer."""
+    from core.clock import system_clock
+    from core.services.pauses import pause_by_operator
+    from core.store.db import Database
+
+    database = Database(settings.database_location)
+    click.echo(f"Paused {pause_by_operator(database, account_id, reason, system_clock()).because}")
+    database.close()
+
+
+@account.command("resume")
+@click.argument("account_id")
+@click.pass_obj
+def account_resume(settings: Settings, account_id: str) -> None:
+    """End the pause of an account, whoever has begun it, and let its mail go."""
+    from core.clock import system_clock
+    from core.services.pauses import PausePlace, resume
+    from core.services.send_accounts import gateway_send_settings
+    from core.store.db import Database
+
+    database = Database(settings.database_location)
+    defaults = gateway_send_settings(settings)
+    resumed = resume(database, PausePlace(account_id), system_clock, defaults, is_operator=True)
+    click.echo(f"{resumed.released} held recipients let go{', more follow' if resumed.is_partial else ''}.")
+    database.close()
+
+
 @account.command("keys")
 @click.argument("account_id")
 @click.pass_obj

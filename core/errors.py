@@ -24,6 +24,11 @@ class NotFound(PillarboxError):
     """What the caller named does not exist, or is not theirs: the two are never told apart."""
 
 
+class NotPossibleNow(PillarboxError):
+    """What is asked of is there, but not in a state for it: a delivery with its target at this moment, a message whose
+    sending has begun, a key that waits already, a pause that only the operator ends."""
+
+
 class StorageUnavailable(PillarboxError):
     """Database or disk cannot take a write now: to be tried again, never a refusal for good."""
 

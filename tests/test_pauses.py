@@ -12,15 +12,22 @@ import pytest
 from core.clock import DAY_MS, HOUR_MS, SECOND_MS
 from core.config import Settings
 from core.delivery import Outcome, Verdict
-from core.errors import InvalidField, NotFound
+from core.errors import InvalidField, NotFound, NotPossibleNow
 from core.sending.priority import Priority
 from core.sending.send_settings import SendSettings
 from core.services import pauses
 from core.services.accounts import NewAccount, create_account
 from core.services.held_sends import cancel_held, list_held, release_held
 from core.services.paging import PageRequest
-from core.services.pauses import PausePlace, pause, pause_by_machine, read_pause, release_unpaused, resume
-from core.services.replay import NotPossibleNow
+from core.services.pauses import (
+    PausePlace,
+    pause,
+    pause_by_machine,
+    pause_by_operator,
+    read_pause,
+    release_unpaused,
+    resume,
+)
 from core.services.send_claims import FinishedSend
 from core.store.db import Database
 from tests.conftest import NOW_MS
@@ -61,6 +68,33 @@ def resumed(sends: Sends, place: PausePlace, defaults: SendSettings | None = Non
     done = resume(sends.database, place, sends.clock, defaults or SendSettings())
     assert not done.is_partial
     return done.released
+
+
+# --- the operator's word ---
+
+
+def test_only_the_operator_ends_his_own_pause(sends: Sends, whole: PausePlace) -> None:
+    told = pause_by_operator(sends.database, whole.account_id, "spam was reported", sends.now_ms)
+    assert told.because == "by the operator: spam was reported"
+    sends.store("a@example.net")
+    with pytest.raises(NotPossibleNow, match="ask whoever runs this gateway"):
+        resume(sends.database, whole, sends.clock)
+    with pytest.raises(NotPossibleNow):  # else he would replace it by one that he may end
+        pause(sends.database, whole, "mine", sends.now_ms)
+    assert states(sends) == ["quarantined"]
+    assert resume(sends.database, whole, sends.clock, is_operator=True).released == 1
+    assert states(sends) == ["pending"]
+
+
+def test_nobody_else_speaks_in_his_name(sends: Sends, whole: PausePlace) -> None:
+    with pytest.raises(InvalidField, match="must not begin"):
+        pause(sends.database, whole, "by the operator: not really", sends.now_ms)
+
+
+def test_the_operator_ends_pauses_of_customers_too(sends: Sends, whole: PausePlace) -> None:
+    pause(sends.database, whole, WHY, sends.now_ms)
+    resume(sends.database, whole, sends.clock, is_operator=True)
+    assert read_pause(sends.database, whole) is None
 
 
 # --- pausing and resuming ---

@@ -6,10 +6,10 @@ import pytest
 
 from core.clock import SECOND_MS
 from core.delivery import HTTP_POLICY, Policy
-from core.errors import StorageUnavailable
+from core.errors import NotPossibleNow, StorageUnavailable
 from core.services.accounts import NewAccount
 from core.services.recording import record
-from core.services.replay import NotPossibleNow, replay_one
+from core.services.replay import replay_one
 from core.store.db import Database
 from tests.conftest import NOW_MS
 from tests.deliveries import LEASE_MS, Deliveries, finished

@@ -13,14 +13,14 @@ import pytest
 
 from core.clock import DAY_MS
 from core.delivery import DeliveryKind, DeliveryState
-from core.errors import StorageUnavailable
+from core.errors import NotPossibleNow, StorageUnavailable
 from core.ids import new_time_ordered_id
 from core.routing import Route
 from core.services.acceptance import AcceptedMail, DeliveryPlan
 from core.services.accounts import NewAccount
 from core.services.arrivals import ArrivalKind, arrive
 from core.services.gateway_account import GATEWAY_ADDRESS_ID, ensure_gateway_account
-from core.services.replay import NotPossibleNow, Wish, replay_one
+from core.services.replay import Wish, replay_one
 from core.services.retention import Purged, PurgeLimits, Retention, purge
 from core.store.blobs import DiskBlobs
 from core.store.db import Database

@@ -10,14 +10,13 @@ import psycopg
 import pytest
 
 from core.clock import DAY_MS, HOUR_MS
-from core.errors import InvalidField, NotFound
+from core.errors import InvalidField, NotFound, NotPossibleNow
 from core.sending.domain_judgement import LOST_AFTER_MISSES, LOST_AFTER_MS
 from core.sending.domain_status import CheckState
 from core.sending.key_rotation import OVERLAP_MS, KeyState
 from core.sending.sending_domains import KeyAlgorithm, key_name
 from core.services import sending_domain_changes, sending_domain_keys
 from core.services.accounts import NewAccount, create_account
-from core.services.replay import NotPossibleNow
 from core.services.sending_domain_changes import delete_domain, update_settings
 from core.services.sending_domain_checks import inspect, record_inspection
 from core.services.sending_domain_keys import (

@@ -10,9 +10,8 @@ from flask import Flask, Response, request
 from pydantic import BaseModel, Field, ValidationError
 from werkzeug.exceptions import HTTPException
 
-from core.errors import InvalidField, NotFound, PillarboxError, StorageUnavailable
+from core.errors import InvalidField, NotFound, NotPossibleNow, PillarboxError, StorageUnavailable
 from core.mx_check import DnsUnavailable
-from core.services.replay import NotPossibleNow
 
 RETRY_AFTER_S = 5
 """What a client is told to wait when database or DNS cannot answer."""

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import orjson
 
 from core.delivery import SEND_KINDS, DeliveryKind, DeliveryState
-from core.errors import NotFound
+from core.errors import NotFound, NotPossibleNow
 from core.sending.events import EventDetails, EventKind, NewEvent
 from core.sending.holding import SPAM_HOLD
 from core.sending.priority import KIND_OF
 from core.sending.send_settings import SendSettings
 from core.services.events import insert_events
 from core.services.paging import Page, PageRequest, bad_cursor
-from core.services.replay import NotPossibleNow
 from core.services.send_accounts import NO_SETTINGS, SendStanding, read_standing
 from core.services.send_pacing import Pacer
 from core.store.db import Database, places

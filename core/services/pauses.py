@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.clock import Clock
-from core.errors import NotFound
+from core.errors import InvalidField, NotFound, NotPossibleNow, PillarboxError
 from core.sending.send_settings import SendSettings
 from core.services.held_sends import HeldSend, let_go, lock_unpaused
 from core.services.send_accounts import NO_SETTINGS
@@ -22,15 +22,18 @@ BATCH = 200
 RELEASED_AT_ONCE = 5_000
 """How many a resume lets go before it answers; the rest follow within a minute."""
 DEFAULT_REASON = "paused by hand"
+BY_OPERATOR = "by the operator: "
+"""Begins the reason of a pause that only whoever runs the gateway can end."""
+_UNLESS_BY_OPERATOR = f"AND coalesce(paused_because, '') NOT LIKE '{BY_OPERATOR}%'"
 
 _PAUSE_ACCOUNT = "UPDATE account SET paused_ms = ?, paused_because = ? WHERE id = ? {only} RETURNING id"
 _PAUSE_DOMAIN = """
 UPDATE sending_domain SET paused_ms = ?, paused_because = ? WHERE id = ? AND account_id = ? AND deleted_ms IS NULL
 {only} RETURNING id"""
-_RESUME_ACCOUNT = "UPDATE account SET paused_ms = NULL, paused_because = NULL WHERE id = ? RETURNING id"
+_RESUME_ACCOUNT = "UPDATE account SET paused_ms = NULL, paused_because = NULL WHERE id = ? {only} RETURNING id"
 # A deleted domain too: what was accepted from it is still sent, and may be held.
 _RESUME_DOMAIN = """
-UPDATE sending_domain SET paused_ms = NULL, paused_because = NULL WHERE id = ? AND account_id = ? RETURNING id"""
+UPDATE sending_domain SET paused_ms = NULL, paused_because = NULL WHERE id = ? AND account_id = ? {only} RETURNING id"""
 _ACCOUNT_PAUSE = "SELECT paused_ms, paused_because FROM account WHERE id = ?"
 _DOMAIN_PAUSE = """
 SELECT paused_ms, paused_because FROM sending_domain WHERE id = ? AND account_id = ? AND deleted_ms IS NULL"""
@@ -79,11 +82,23 @@ def read_pause(database: Database, place: PausePlace) -> Pause | None:
 
 
 def pause(database: Database, place: PausePlace, because: str, now_ms: int) -> Pause:
-    """Hold everything from now on; a pause that was there before is replaced. Raises `NotFound`."""
+    """Hold everything from now on; a pause that was there before is replaced. Raises `NotFound`, `InvalidField`, and
+    `NotPossibleNow` where the operator has paused it."""
+    if because.startswith(BY_OPERATOR):
+        raise InvalidField("reason", f"must not begin with {BY_OPERATOR!r}: only the operator's do")
     with database.transaction():
-        if not _write_pause(database, place, because, now_ms, ""):
-            raise _missing(place)
+        if not _write_pause(database, place, because, now_ms, _UNLESS_BY_OPERATOR):
+            raise _refusal(database, place)
     return Pause(now_ms, because)
+
+
+def pause_by_operator(database: Database, account_id: str, because: str, now_ms: int) -> Pause:
+    """Hold everything of an account until the operator ends it. Raises `NotFound`."""
+    place, reason = PausePlace(account_id), f"{BY_OPERATOR}{because}"
+    with database.transaction():
+        if not _write_pause(database, place, reason, now_ms, ""):
+            raise _missing(place)
+    return Pause(now_ms, reason)
 
 
 def pause_by_machine(database: Database, place: PausePlace, because: str, now_ms: int) -> bool:
@@ -91,14 +106,23 @@ def pause_by_machine(database: Database, place: PausePlace, because: str, now_ms
     return _write_pause(database, place, because, now_ms, "AND paused_ms IS NULL")
 
 
-def resume(database: Database, place: PausePlace, clock: Clock, defaults: SendSettings = NO_SETTINGS) -> Resumed:
-    """End a pause, and let go what only it held. Raises `NotFound`.
+def resume(
+    database: Database,
+    place: PausePlace,
+    clock: Clock,
+    defaults: SendSettings = NO_SETTINGS,
+    is_operator: bool = False,
+) -> Resumed:
+    """End a pause, and let go what only it held. Raises `NotFound`, and `NotPossibleNow` where the operator has paused
+    it and somebody else wants to end that.
 
     What has bounced until now does not pause this place again (`core.services.send_health`).
     """
+    statement, parameters = _of(place, _RESUME_ACCOUNT, _RESUME_DOMAIN)
+    only = "" if is_operator else _UNLESS_BY_OPERATOR
     with database.transaction():
-        if not database.execute(*_of(place, _RESUME_ACCOUNT, _RESUME_DOMAIN)):
-            raise _missing(place)
+        if not database.execute(statement.format(only=only), parameters):
+            raise _refusal(database, place)
         database.execute(_MARK, (resume_mark(place), clock()))
     return _release(database, place.account_id, clock, defaults, RELEASED_AT_ONCE)
 
@@ -149,6 +173,14 @@ def _of(place: PausePlace, of_account: str, of_domain: str) -> tuple[str, tuple[
     if place.sending_domain_id is None:
         return of_account, (place.account_id,)
     return of_domain, (place.sending_domain_id, place.account_id)
+
+
+def _refusal(database: Database, place: PausePlace) -> PillarboxError:
+    """Why a place could not be changed: it is not there, or the operator has paused it."""
+    rows = database.execute(*_of(place, _ACCOUNT_PAUSE, _DOMAIN_PAUSE))
+    if rows and (rows[0][1] or "").startswith(BY_OPERATOR):
+        return NotPossibleNow(f"sending was paused {rows[0][1]}; ask whoever runs this gateway")
+    return _missing(place)
 
 
 def _missing(place: PausePlace) -> NotFound:

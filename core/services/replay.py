@@ -13,7 +13,7 @@ from itertools import islice
 
 from core.clock import Clock
 from core.delivery import DeliveryState
-from core.errors import PillarboxError
+from core.errors import NotPossibleNow
 from core.netguard import target_host
 from core.routing import kind_of
 from core.services.statuses import StatusFilter, StatusRecord, get_status, matching_ids
@@ -50,10 +50,6 @@ class Wish(Enum):
     def __init__(self, change: str, which: str) -> None:
         self.change = change
         self.which = which
-
-
-class NotPossibleNow(PillarboxError):
-    """The delivery is not in a state for it: with its target at this moment, held, not held, or without its mail."""
 
 
 @dataclass(frozen=True, slots=True)

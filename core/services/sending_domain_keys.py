@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.clock import DAY_MS
-from core.errors import NotFound
+from core.errors import NotFound, NotPossibleNow
 from core.sending.domain_judgement import with_keys
 from core.sending.domain_schedule import FIRST_CHECK_MS
 from core.sending.key_rotation import (
@@ -16,7 +16,6 @@ from core.sending.key_rotation import (
     withdrawn,
 )
 from core.sending.sending_domains import KeyAlgorithm, new_key, selector_for
-from core.services.replay import NotPossibleNow
 from core.services.sending_domain_changes import insert_key
 from core.services.sending_domain_records import (
     SendingDomainRecord,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import orjson
 
 from core.delivery import SEND_KINDS, DeliveryState
+from core.errors import NotPossibleNow
 from core.sending.events import EventKind, NewEvent
 from core.services.events import insert_events
-from core.services.replay import NotPossibleNow
 from core.services.sent_messages import SentRecord, SentScope, get_sent
 from core.store.db import Database
 

@@ -10,14 +10,14 @@ import orjson
 
 from core.clock import Clock
 from core.delivery import DeliveryState
-from core.errors import NotFound
+from core.errors import NotFound, NotPossibleNow
 from core.ids import first_id_at, new_time_ordered_id
 from core.netguard import target_host
 from core.sending.event_bodies import MessageFacts, batches, event_body
 from core.sending.event_samples import sample_event
 from core.sending.events import INTERNAL_KINDS, EventKind
 from core.services.paging import Page, PageRequest
-from core.services.replay import BATCH, MAX_REPLAYS, NotPossibleNow, Replayed
+from core.services.replay import BATCH, MAX_REPLAYS, Replayed
 from core.services.statuses import AttemptRecord
 from core.services.webhook_fanout import EventBatch, insert_batches
 from core.services.webhooks import WebhookRecord, get_webhook

@@ -70,7 +70,7 @@ def update_sending_settings(path: AccountPath, body: AccountSendingSettings) -> 
 
 @api.post(
     "/sending_pause",
-    responses={200: SendingPause, 404: Error, **INVALID_BODY},
+    responses={200: SendingPause, 404: Error, 409: Error, **INVALID_BODY},
     description="From now on mail is taken, and held. What is on its way at this moment still goes.",
 )
 def pause_sending(path: AccountPath, query: PausePlaceQuery, body: PauseBody) -> Response:
@@ -82,7 +82,7 @@ def pause_sending(path: AccountPath, query: PausePlaceQuery, body: PauseBody) ->
 
 @api.post(
     "/sending_resume",
-    responses={202: SendingResumed, 404: Error, **INVALID},
+    responses={202: SendingResumed, 404: Error, 409: Error, **INVALID},
     description="What was held goes, under the limits, unless the account or the domain is paused besides, or the spam "
     "check holds it. Bounces and complaints of before do not pause it again.",
 )
