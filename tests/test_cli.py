@@ -70,6 +70,15 @@ def test_account_create_prints_credentials_that_work(tmp_path: Path) -> None:
     assert [line.split()[0] for line in plain.stdout.splitlines()] == list(keys)
 
 
+def test_the_operator_pauses_an_account_and_resumes_it(tmp_path: Path) -> None:
+    account_id = json.loads(pillarbox(tmp_path, "account", "create", "--json").stdout)["account_id"]
+    paused = pillarbox(tmp_path, "account", "pause", account_id, "--reason", "spam was reported")
+    assert (paused.returncode, paused.stdout) == (0, "Paused by the operator: spam was reported\n")
+    resumed = pillarbox(tmp_path, "account", "resume", account_id)
+    assert (resumed.returncode, resumed.stdout) == (0, "0 held recipients let go.\n")
+    assert pillarbox(tmp_path, "account", "pause", "ff" * 8, "--reason", "x").stderr.startswith("pillarbox: ")
+
+
 def test_migrate_sets_up_and_repeating_it_changes_nothing(tmp_path: Path) -> None:
     assert pillarbox(tmp_path, "migrate").returncode == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir() if path.is_file()}
