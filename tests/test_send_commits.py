@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from core.errors import NotFound
 from core.ids import new_time_ordered_id
 from core.sending.send_settings import SendSettings
+from core.services import send_commits
 from core.services.accounts import NewAccount
 from core.services.idempotency import AlreadyAnswered, IdempotencyClaim
 from core.services.send_commits import SendCommits
@@ -96,3 +98,16 @@ def test_one_that_cannot_be_stored_spoils_none(database: Database, account: NewA
     twice = [answers[0], answers[len(good)]]
     assert sum(isinstance(answer, StoredSend) for answer in twice) == 1
     assert sum(isinstance(answer, Exception) for answer in twice) == 1
+
+
+def test_a_thread_that_has_nothing_to_do_ends_and_another_takes_its_place(
+    database: Database, account: NewAccount, commits: SendCommits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(send_commits, "IDLE_S", 0.001)
+    for number in range(30):
+        commits.store(send_of(account.account_id, number))
+        for thread in threading.enumerate():
+            if thread.name == "send-commits" and number % 2:
+                thread.join(10)
+                assert not thread.is_alive()
+    assert len(stored_ids(database)) == 30

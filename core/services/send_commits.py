@@ -19,6 +19,7 @@ from core.services.sends import NewSend, StoredSend, insert_send, store_send
 from core.store.db import Database
 
 MAX_BATCH = 50
+IDLE_S = 5.0
 COMMIT_S = 60.0
 """How long a sender waits for its commit to begin."""
 
@@ -41,16 +42,15 @@ class SendCommits:
         self._defaults = defaults
         self._waiting: queue.SimpleQueue[_Waiting] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._is_started = False
+        self._is_running = False
 
     def store(self, send: NewSend) -> StoredSend:
         """As `core.services.sends.store_send`. When it raises, the message is not stored, now or later: whoever has put
         its content into the blob store may take it out again."""
         if self._database.is_postgres:
             return store_send(self._database, send, self._clock, self._defaults)
-        self._start()
         waiting = _Waiting(send, Future())
-        self._waiting.put(waiting)
+        self._hand_over(waiting)
         try:
             return waiting.done.result(COMMIT_S)
         except TimeoutError as error:
@@ -58,19 +58,31 @@ class SendCommits:
                 raise StorageUnavailable("storing takes too long") from error
         return waiting.done.result()
 
-    def _start(self) -> None:
-        """Not before it is needed: a process that forks must not have begun."""
+    def _hand_over(self, waiting: _Waiting) -> None:
+        """To the thread that commits. It is there only while there is something to do: a process that forks must not
+        have begun, and one that has nothing more to send keeps no connection."""
         with self._lock:
-            if not self._is_started:
+            self._waiting.put(waiting)
+            if not self._is_running:
                 threading.Thread(target=self._run, name="send-commits", daemon=True).start()
-                self._is_started = True
+                self._is_running = True
 
     def _run(self) -> None:
-        while True:
-            batch = [self._waiting.get()]
-            while len(batch) < MAX_BATCH and not self._waiting.empty():
-                batch.append(self._waiting.get())
+        while batch := self._next_batch():
             self._commit([waiting for waiting in batch if waiting.done.set_running_or_notify_cancel()])
+        self._database.close()
+
+    def _next_batch(self) -> list[_Waiting]:
+        """What waits now, or what comes within `IDLE_S`; empty when this thread is to end."""
+        try:
+            batch = [self._waiting.get(timeout=IDLE_S)]
+        except queue.Empty:
+            with self._lock:
+                self._is_running = not self._waiting.empty()
+                return [self._waiting.get()] if self._is_running else []
+        while len(batch) < MAX_BATCH and not self._waiting.empty():
+            batch.append(self._waiting.get())
+        return batch
 
     def _commit(self, batch: Sequence[_Waiting]) -> None:
         """All in one transaction, each by itself within it. Never raises: every sender hears of its own."""
