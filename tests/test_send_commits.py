@@ -111,3 +111,29 @@ def test_a_thread_that_has_nothing_to_do_ends_and_another_takes_its_place(
                 thread.join(10)
                 assert not thread.is_alive()
     assert len(stored_ids(database)) == 30
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_other_writers_get_their_turn_while_mail_is_handed_in(
+    database: Database, account: NewAccount, commits: SendCommits
+) -> None:
+    """SQLite's writers sleep and look again: commits without a pause between them would leave nothing to the others."""
+    sends = [send_of(account.account_id, number) for number in range(800)]
+    is_over = threading.Event()
+    turns = 0
+
+    def write() -> None:
+        nonlocal turns
+        while not is_over.is_set():
+            with database.transaction():
+                database.execute("UPDATE account SET name = name")
+            turns += 1
+        database.close()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    outcomes(commits, sends)
+    is_over.set()
+    writer.join()
+    # Measured: some 20,000; without the pause 300 to 1,000.
+    assert turns > 2 * len(sends)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from core.store.db import Database
 
 MAX_BATCH = 50
 IDLE_S = 5.0
+LONGEST_PAUSE_S = 0.01
+"""After a commit, up to as long as that took. SQLite has no queue for its write lock: whoever finds it taken sleeps and
+looks again. Without a pause workers came to nothing while mail was handed in (measured: 8 mails a second)."""
 COMMIT_S = 60.0
 """How long a sender waits for its commit to begin."""
 
@@ -69,7 +73,9 @@ class SendCommits:
 
     def _run(self) -> None:
         while batch := self._next_batch():
+            started = time.monotonic()
             self._commit([waiting for waiting in batch if waiting.done.set_running_or_notify_cancel()])
+            time.sleep(min(time.monotonic() - started, LONGEST_PAUSE_S))
         self._database.close()
 
     def _next_batch(self) -> list[_Waiting]:
