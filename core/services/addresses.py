@@ -13,7 +13,7 @@ from core.formats import TargetFormat
 from core.ids import new_address_id, new_signing_secret
 from core.netguard import target_host
 from core.routing import kind_of
-from core.services.paging import CreationKey, Page, PageRequest, read_creation_key
+from core.services.paging import CreationKey, Page, PageRequest, creation_page, creation_place
 from core.store.db import Database, Row
 
 MAX_NICKNAME_LENGTH = 100
@@ -45,7 +45,6 @@ UPDATE delivery SET target_host = ?, kind = ? WHERE id IN (
     WHERE address_id = ? AND state = 'pending' AND custom_domain_id IS NULL AND target_host <> ?
           AND kind IN ('inbound', 'forward')
     ORDER BY id {locking})"""
-_START = CreationKey(1 << 62, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +78,12 @@ class AddressDraft:
 
 def list_addresses(database: Database, account_id: str, request: PageRequest) -> Page[AddressRecord]:
     """The account's addresses, newest first. Raises `InvalidField` for a cursor that is none."""
-    start = read_creation_key(request.cursor) if request.cursor else _START
-    place = (start.created_ms, start.created_ms, start.entry_id)
+    place = creation_place(request)
     with database.reading():
-        rows = database.execute(_LIST, (account_id, *place, request.size + 1, request.offset))
+        rows = database.execute(_LIST, (account_id, *place))
     records = [_record(row) for row in rows[: request.size]]
     has_more = len(rows) > request.size
-    return Page(records, str(CreationKey(records[-1].created_ms, records[-1].address_id)) if has_more else None)
+    return creation_page(records, has_more, lambda record: CreationKey(record.created_ms, record.address_id))
 
 
 def get_address(database: Database, account_id: str, address_id: str) -> AddressRecord:

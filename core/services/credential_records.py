@@ -15,7 +15,7 @@ from core.ids import new_account_id, new_api_key, secret_digest
 from core.services.accounts import CredentialKind
 from core.services.credentials import SCOPES_OF, Scope, read_scopes
 from core.services.gateway_account import GATEWAY_ACCOUNT_ID
-from core.services.paging import CreationKey, Page, PageRequest, read_creation_key
+from core.services.paging import CreationKey, Page, PageRequest, creation_page, creation_place
 from core.store.db import Database, Row
 
 MAX_CREDENTIALS = 500
@@ -41,7 +41,6 @@ INSERT INTO credential (account_id, kind, username, secret_sha256, created_ms, n
 _UPDATE = "UPDATE credential SET name = ?, scopes = coalesce(?, scopes), is_active = ? WHERE username = ?"
 _DELETE = "DELETE FROM credential WHERE username = ?"
 _ACTIVE_KEYS = "SELECT username, scopes FROM credential WHERE account_id = ? AND kind = 'api' AND is_active"
-_START = CreationKey(1 << 62, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +86,13 @@ def list_credentials(
     database: Database, account_id: str, request: PageRequest, kind: CredentialKind | None = None
 ) -> Page[CredentialRecord]:
     """The account's credentials, newest first. Raises `InvalidField` for a cursor that is none."""
-    start = read_creation_key(request.cursor) if request.cursor else _START
-    place = (start.created_ms, start.created_ms, start.entry_id)
+    place = creation_place(request)
     wanted = "" if kind is None else kind.value
     with database.reading():
-        rows = database.execute(_LIST, (account_id, wanted, wanted, *place, request.size + 1, request.offset))
+        rows = database.execute(_LIST, (account_id, wanted, wanted, *place))
     records = [_record(row) for row in rows[: request.size]]
     has_more = len(rows) > request.size
-    return Page(records, str(CreationKey(records[-1].created_ms, records[-1].username)) if has_more else None)
+    return creation_page(records, has_more, lambda record: CreationKey(record.created_ms, record.username))
 
 
 def get_credential(database: Database, account_id: str, username: str) -> CredentialRecord:

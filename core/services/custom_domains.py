@@ -14,7 +14,7 @@ from core.mx_check import MxCheck
 from core.netguard import check_url
 from core.patterns import check_pattern
 from core.routing import WILDCARD_PREFIX
-from core.services.paging import CreationKey, Page, PageRequest, read_creation_key
+from core.services.paging import CreationKey, Page, PageRequest, creation_page, creation_place
 from core.store.db import Database, Row
 
 MAX_DOMAIN_LENGTH = 255
@@ -33,7 +33,6 @@ _TAKEN = "SELECT 1 FROM custom_domain WHERE domain = ? AND deleted_ms IS NULL"
 _INSERT = """
 INSERT INTO custom_domain (id, address_id, domain, auth_regex, domain_target, created_ms) VALUES (?, ?, ?, ?, ?, ?)"""
 _DELETE = "UPDATE custom_domain SET deleted_ms = ? WHERE id = ?"
-_START = CreationKey(1 << 62, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +69,13 @@ class DomainFilter:
 
 def list_domains(database: Database, account_id: str, wanted: DomainFilter, request: PageRequest) -> Page[DomainRecord]:
     """The account's domains, newest first. Raises `InvalidField` for a cursor that is none."""
-    start = read_creation_key(request.cursor) if request.cursor else _START
-    place = (start.created_ms, start.created_ms, start.entry_id)
-    parameters = (account_id, wanted.address_id, _containing(wanted.part), *place, request.size + 1, request.offset)
+    place = creation_place(request)
+    parameters = (account_id, wanted.address_id, _containing(wanted.part), *place)
     with database.reading():
         rows = database.execute(_LIST, parameters)
     records = [DomainRecord(*row) for row in rows[: request.size]]
     has_more = len(rows) > request.size
-    return Page(records, str(CreationKey(records[-1].created_ms, records[-1].domain_id)) if has_more else None)
+    return creation_page(records, has_more, lambda record: CreationKey(record.created_ms, record.domain_id))
 
 
 def get_domain(database: Database, account_id: str, domain_id: str) -> DomainRecord:

@@ -13,7 +13,7 @@ import peewee
 
 from core.errors import InvalidField, NotFound
 from core.ids import new_domain_id
-from core.services.paging import CreationKey, Page, PageRequest, read_creation_key
+from core.services.paging import CreationKey, Page, PageRequest, creation_page, creation_place
 from core.store.db import Database, Row, places
 
 MAX_LAYOUTS = 500
@@ -36,7 +36,6 @@ _INSERT = "INSERT INTO layout (id, account_id, name, html, created_ms, updated_m
 _UPDATE = """
 UPDATE layout SET name = ?, html = ?, updated_ms = ? WHERE account_id = ? AND id = ? RETURNING created_ms"""
 _DELETE = "DELETE FROM layout WHERE id = ?"
-_START = CreationKey(1 << 62, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +66,12 @@ def layout_sources(database: Database, account_id: str, names: Sequence[str]) ->
 
 def list_layouts(database: Database, account_id: str, request: PageRequest) -> Page[LayoutRecord]:
     """The account's layouts, newest first. Raises `InvalidField` for a cursor that is none."""
-    start = read_creation_key(request.cursor) if request.cursor else _START
-    place = (start.created_ms, start.created_ms, start.entry_id)
+    place = creation_place(request)
     with database.reading():
-        rows = database.execute(_LIST, (account_id, *place, request.size + 1, request.offset))
+        rows = database.execute(_LIST, (account_id, *place))
     records = [LayoutRecord(*row) for row in rows[: request.size]]
     has_more = len(rows) > request.size
-    return Page(records, str(CreationKey(records[-1].created_ms, records[-1].layout_id)) if has_more else None)
+    return creation_page(records, has_more, lambda record: CreationKey(record.created_ms, record.layout_id))
 
 
 def get_layout(database: Database, account_id: str, layout_id: str) -> LayoutRecord:

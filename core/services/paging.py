@@ -7,6 +7,7 @@ nor skips any, as numbered pages do.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -48,6 +49,21 @@ class CreationKey:
 
     def __str__(self) -> str:
         return f"{self.created_ms}-{self.entry_id}"
+
+
+_START = CreationKey(1 << 62, "")
+
+
+def creation_place(request: PageRequest) -> tuple[int, int, str, int, int]:
+    """The parameters with which the query of such a list ends: where the page begins (the time twice, then the id), one
+    entry more than it shows, and how many are passed over. Raises `InvalidField` for a cursor that is none."""
+    start = read_creation_key(request.cursor) if request.cursor else _START
+    return start.created_ms, start.created_ms, start.entry_id, request.size + 1, request.offset
+
+
+def creation_page(entries: list[Entry], has_more: bool, key: Callable[[Entry], CreationKey]) -> Page[Entry]:
+    """A page of such a list, with the cursor behind its last entry where there are more."""
+    return Page(entries, str(key(entries[-1])) if has_more else None)
 
 
 def read_creation_key(cursor: str) -> CreationKey:

@@ -12,7 +12,7 @@ from core.sending.domain_report import read_report, report_json
 from core.sending.key_rotation import DomainKey, KeyState, published_keys
 from core.sending.send_settings import SendSettings, read_send_settings
 from core.sending.sending_domains import KeyAlgorithm, KeyRecord
-from core.services.paging import CreationKey, Page, PageRequest, read_creation_key
+from core.services.paging import CreationKey, Page, PageRequest, creation_page, creation_place
 from core.store.db import Database, Row, places
 
 NO_REASON = "sending is paused"
@@ -37,7 +37,6 @@ UPDATE sending_domain SET dkim_verified = ?, return_path_verified = ?, spf_verif
 _SAVE_KEY = """
 UPDATE domain_key SET state = ?, since_ms = ?, private_pem = CASE WHEN CAST(? AS TEXT) = ? THEN '' ELSE private_pem END
 WHERE sending_domain_id = ? AND selector = ?"""
-_START = CreationKey(1 << 62, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +78,14 @@ class SendingDomainRecord:
 
 def list_domains(database: Database, account_id: str, part: str, request: PageRequest) -> Page[SendingDomainRecord]:
     """The account's domains whose name contains a text, newest first. Raises `InvalidField` for a wrong cursor."""
-    start = read_creation_key(request.cursor) if request.cursor else _START
-    place = (start.created_ms, start.created_ms, start.entry_id)
+    place = creation_place(request)
     wanted = normalise_domain(part) or part.lower()
-    values = (NO_REASON, NO_REASON, account_id, wanted, wanted, *place, request.size + 1, request.offset)
+    values = (NO_REASON, NO_REASON, account_id, wanted, wanted, *place)
     with database.reading():
         rows = database.execute(_LIST, values)
         records = _records(database, rows[: request.size])
     has_more = len(rows) > request.size
-    return Page(records, str(CreationKey(records[-1].created_ms, records[-1].domain_id)) if has_more else None)
+    return creation_page(records, has_more, lambda record: CreationKey(record.created_ms, record.domain_id))
 
 
 def get_domain(database: Database, account_id: str, domain_id: str) -> SendingDomainRecord:

@@ -10,12 +10,13 @@ import orjson
 
 from core.clock import Clock
 from core.delivery import SEND_KINDS, DeliveryState
-from core.errors import NotFound, StorageUnavailable
+from core.errors import NotFound
 from core.search_fields import EVERYTHING, Condition
 from core.sending.events import INTERNAL_KINDS, EventKind
 from core.sending.priority import Priority
 from core.sent_search import EVENT_RANKS, event_order
 from core.services.paging import Page, PageRequest
+from core.services.raw_content import read_content
 from core.services.windowed import SEARCH_WINDOW, Window, WindowedList, list_page, search_page
 from core.store.blobs import BlobStore
 from core.store.db import Database, Row, places
@@ -152,18 +153,7 @@ def get_sent(database: Database, scope: SentScope, message_id: str) -> SentRecor
 
 def read_sent_raw(database: Database, blobs: BlobStore, scope: SentScope, message_id: str) -> bytes:
     """The message as it was accepted, before tracking and signatures. Raises `NotFound`, also when it was purged."""
-    rows = _raw_row(database, scope, message_id)
-    if not rows:
-        raise _purged(message_id)
-    body, blob_key = rows[0]
-    if body is not None:
-        return bytes(body)
-    try:
-        return blobs.get(blob_key)
-    except StorageUnavailable:
-        if _raw_row(database, scope, message_id):
-            raise
-        raise _purged(message_id) from None  # at this moment
+    return read_content(blobs, lambda: _raw_row(database, scope, message_id), lambda: _purged(message_id))
 
 
 def missing(message_id: str) -> NotFound:

@@ -9,11 +9,12 @@ import orjson
 
 from core.clock import Clock
 from core.delivery import RECEIVED_KINDS, DeliveryState
-from core.errors import NotFound, StorageUnavailable
+from core.errors import NotFound
 from core.rules import Judgement, read_judgement
 from core.search_fields import EVERYTHING, Condition
 from core.services import windowed
 from core.services.paging import Page, PageRequest
+from core.services.raw_content import read_content
 from core.services.windowed import Window, WindowedList, list_page, search_page
 from core.store.blobs import BlobStore
 from core.store.db import Database, Row
@@ -163,19 +164,12 @@ def read_verdicts_of(database: Database, delivery_id: str) -> Verdicts | None:
 
 def read_raw(database: Database, blobs: BlobStore, account_id: str, delivery_id: str) -> bytes:
     """The message as it arrived. Raises `NotFound`, also when it was purged."""
-    rows = _read_raw_row(database, account_id, delivery_id)
-    if not rows:
-        get_status(database, account_id, delivery_id)
-        raise purged(delivery_id)
-    body, blob_key = rows[0]
-    if body is not None:
-        return bytes(body)
-    try:
-        return blobs.get(blob_key)
-    except StorageUnavailable:
-        if _read_raw_row(database, account_id, delivery_id):
-            raise
-        raise purged(delivery_id) from None  # at this moment
+
+    def gone() -> NotFound:
+        get_status(database, account_id, delivery_id)  # which may not be there at all
+        return purged(delivery_id)
+
+    return read_content(blobs, lambda: _read_raw_row(database, account_id, delivery_id), gone)
 
 
 def _read_raw_row(database: Database, account_id: str, delivery_id: str) -> list[Row]:

@@ -13,7 +13,7 @@ from core.errors import InvalidField, NotFound
 from core.ids import new_domain_id, new_signing_secret
 from core.netguard import check_url, target_host
 from core.sending.events import EventKind
-from core.services.paging import CreationKey, Page, PageRequest, read_creation_key
+from core.services.paging import CreationKey, Page, PageRequest, creation_page, creation_place
 from core.store.db import Database, Row, places
 
 MAX_WEBHOOKS = 50
@@ -49,7 +49,6 @@ _DELETE = "UPDATE webhook SET deleted_ms = ?, updated_ms = ?, is_active = FALSE 
 _REDIRECT = """
 UPDATE delivery SET target_host = ? WHERE id IN (
     SELECT id FROM delivery WHERE webhook_id = ? AND state = 'pending' AND target_host <> ? ORDER BY id {locking})"""
-_START = CreationKey(1 << 62, "")
 
 
 class DisabledBecause(StrEnum):
@@ -94,13 +93,12 @@ class WebhookRecord:
 
 def list_webhooks(database: Database, account_id: str, request: PageRequest) -> Page[WebhookRecord]:
     """The account's webhooks, newest first. Raises `InvalidField` for a cursor that is none."""
-    start = read_creation_key(request.cursor) if request.cursor else _START
-    place = (start.created_ms, start.created_ms, start.entry_id)
+    place = creation_place(request)
     with database.reading():
-        rows = database.execute(_LIST, (account_id, *place, request.size + 1, request.offset))
+        rows = database.execute(_LIST, (account_id, *place))
     records = [_record(row) for row in rows[: request.size]]
     has_more = len(rows) > request.size
-    return Page(records, str(CreationKey(records[-1].created_ms, records[-1].webhook_id)) if has_more else None)
+    return creation_page(records, has_more, lambda record: CreationKey(record.created_ms, record.webhook_id))
 
 
 def get_webhook(database: Database, account_id: str, webhook_id: str) -> WebhookRecord:
