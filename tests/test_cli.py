@@ -135,14 +135,6 @@ def test_a_server_that_cannot_listen_says_so_in_one_line(tmp_path: Path, command
     assert done.stderr.startswith(f"pillarbox: {setting}: cannot listen on 192.0.2.1:2525 (")
 
 
-def test_a_worker_without_redis_ends_with_one_line(tmp_path: Path) -> None:
-    assert pillarbox(tmp_path, "migrate").returncode == 0
-    done = pillarbox(tmp_path, "worker", REDIS_URL=f"unix://{tmp_path}/none.sock")
-    assert done.returncode == 1
-    assert "Redis does not answer" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
-
-
 def test_each_process_loads_only_its_own_parts(tmp_path: Path) -> None:
     # Everything in every process would cost 20 to 70 MB and half a second each.
     code = "import sys, cli.main, cli.up; print(*sys.modules)"

@@ -130,6 +130,38 @@ def test_mail_is_taken_while_redis_is_down_and_delivered_when_it_is_back(gateway
     gateway.wait_for_states("delivered")
 
 
+def test_a_worker_that_starts_before_redis_waits_for_it(gateway: Gateway, target: HttpTarget) -> None:
+    """Redis may go at any moment, also while RQ's worker signs in, which it does not survive; ours does."""
+    gateway.stop("worker")
+    gateway.kill("redis")
+    gateway.send(gateway.add_address(target.url()), MESSAGE)
+    gateway.start("worker")
+    logged = len(gateway.log())
+    wait_for_log(gateway, logged, "Redis does not answer; trying again")
+
+    gateway.start("redis")
+
+    gateway.wait_for_states("delivered")
+    assert "Traceback" not in gateway.log()[logged:]
+    assert gateway.stop("worker") == 0
+
+
+def test_a_worker_that_waits_for_redis_ends_when_it_is_told_to(gateway: Gateway) -> None:
+    gateway.stop("worker")
+    gateway.kill("redis")
+    gateway.start("worker")
+    wait_for_log(gateway, len(gateway.log()), "Redis does not answer; trying again")
+
+    assert gateway.stop("worker") == 0
+
+
+def wait_for_log(gateway: Gateway, position: int, text: str) -> None:
+    deadline = time.monotonic() + 20
+    while text not in gateway.log()[position:]:
+        assert time.monotonic() < deadline, gateway.log()[position:]
+        time.sleep(0.02)
+
+
 def test_a_large_mail_lies_in_the_blob_store_and_arrives_whole(gateway: Gateway, target: HttpTarget) -> None:
     body = b"".join(b"%076d\r\n" % number for number in range(30_000))
     mailbox = gateway.add_address(target.url())

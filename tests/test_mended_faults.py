@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -253,10 +255,11 @@ def test_a_full_engine_of_a_side_kind_does_not_hold_up_the_jobs_of_mail(
     let_go = threading.Event()
 
     class NoJobs:
-        is_asked_to_stop = True
+        asked: threading.Event
 
         def __init__(self, *arguments: object, **options: object) -> None: ...
-        def work(self, **options: object) -> None: ...
+        def work(self, **options: object) -> None:
+            self.asked.set()
 
     def hangs(delivery: ClaimedDelivery) -> FinishedAttempt:
         let_go.wait(60)
@@ -280,6 +283,19 @@ def test_a_full_engine_of_a_side_kind_does_not_hold_up_the_jobs_of_mail(
         answering.join(10)
     engine.stop(5)
     assert not is_held_up
+
+
+def test_a_signal_before_rq_listens_for_signals_ends_the_worker_all_the_same(tmp_path: Path) -> None:
+    asked = threading.Event()
+    asked.set()
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with running_redis(tmp_path / "redis") as url:
+            engines = {DeliveryKind.INBOUND: cast(Engine[Any], None)}  # no job comes
+            assert worker_module._take_jobs(engines, open_redis(url), asked)
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
 
 
 def test_a_hanging_authorization_server_does_not_hold_up_those_of_others(target: HttpTarget, tmp_path: Path) -> None:

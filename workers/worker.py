@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
 from collections.abc import Mapping
@@ -45,11 +46,17 @@ class DrainWorker(SimpleWorker):
 
     max_connection_wait_time = LONGEST_REDIS_WAIT_S
     engines: tuple[Engine[Any], ...] = ()
-    is_asked_to_stop = False
+    asked: threading.Event
+    """Set when somebody asks for the end."""
+
+    def _install_signal_handlers(self) -> None:
+        """A signal that came before RQ listened for them counts too."""
+        super()._install_signal_handlers()
+        self._stop_requested = self.asked.is_set()
 
     def handle_warm_shutdown_request(self) -> None:
         """Let a running drain end at once."""
-        self.is_asked_to_stop = True
+        self.asked.set()
         for engine in self.engines:
             engine.stop_claiming()
 
@@ -68,7 +75,7 @@ def run_worker(settings: Settings, database: Database) -> None:
     presence = Presence(open_redis(settings.redis_location))  # not RQ's: that waits long for answers, this must not
     presence.start()
 
-    is_asked = _work_until_stopped(engines, connection, settings.worker_threads)
+    _work_until_stopped(engines, connection, settings.worker_threads)
     presence.stop()
     abandoned = _stop_all(engines)
     if abandoned:
@@ -76,7 +83,7 @@ def run_worker(settings: Settings, database: Database) -> None:
     else:
         roll.sign_out(worker_id)
     has_failed = any(engine.has_failed for engine in engines.values())
-    end_without_waiting_for_threads(0 if is_asked and not has_failed else 1)
+    end_without_waiting_for_threads(1 if has_failed else 0)
 
 
 def _stop_all(engines: Mapping[DeliveryKind, Engine[Any]]) -> int:
@@ -87,8 +94,12 @@ def _stop_all(engines: Mapping[DeliveryKind, Engine[Any]]) -> int:
     return sum(engine.stop(max(0.0, deadline - time.monotonic())) for engine in engines.values())
 
 
-def _work_until_stopped(engines: Mapping[DeliveryKind, Engine[Any]], connection: redis.Redis, threads: int) -> bool:
-    """Take jobs; returns whether somebody asked for the end. RQ's worker also ends when Redis does during a job."""
+def _work_until_stopped(engines: Mapping[DeliveryKind, Engine[Any]], connection: redis.Redis, threads: int) -> None:
+    """Take jobs until SIGTERM or SIGINT, which an engine that failed sends to its own process too.
+
+    RQ's worker ends when Redis goes away while it starts or has a job. Ours takes another one then: its engines have
+    attempts in flight, and side doors that do without jobs.
+    """
     doors = {kind: Door(connection, kind) for kind in engines}
 
     def answer(name: str) -> None:
@@ -101,6 +112,16 @@ def _work_until_stopped(engines: Mapping[DeliveryKind, Engine[Any]], connection:
 
     answer_with(answer)
     logging.getLogger("rq.worker").addFilter(_shorten_redis_errors)
+    asked = threading.Event()
+    log.info("delivering", threads=threads)
+    while not _take_jobs(engines, connection, asked):
+        asked.wait(LONGEST_REDIS_WAIT_S)
+
+
+def _take_jobs(engines: Mapping[DeliveryKind, Engine[Any]], connection: redis.Redis, asked: threading.Event) -> bool:
+    """Take jobs while Redis lets us; returns whether somebody asked for the end."""
+    for signum in (signal.SIGTERM, signal.SIGINT):  # until RQ's worker has its own handlers, and after it
+        signal.signal(signum, lambda *_: asked.set())
     try:
         worker = DrainWorker(
             [open_queue(connection, kind) for kind in engines],
@@ -110,12 +131,11 @@ def _work_until_stopped(engines: Mapping[DeliveryKind, Engine[Any]], connection:
             worker_ttl=WORKER_TTL_S,
         )
         worker.engines = tuple(engines.values())
-        log.info("delivering", threads=threads)
+        worker.asked = asked
         worker.work(logging_level="WARNING")
     except redis.RedisError as error:
-        log.error("Redis does not answer; this worker ends, to be started again", reason=str(error))
-        return False
-    return worker.is_asked_to_stop
+        log.warning("Redis does not answer; trying again", reason=str(error))
+    return asked.is_set()
 
 
 def _shorten_redis_errors(record: logging.LogRecord) -> bool:
