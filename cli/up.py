@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -123,10 +122,10 @@ class _Readiness:
         self._is_late = False
 
     def look(self) -> None:
-        """Ask `/healthz` and the submission ports, until all were content once."""
+        """Ask `/healthz` until it was content once."""
         if self._is_announced:
             return
-        problem = _health_problem(self._settings) or _submission_problem(self._settings)
+        problem = _health_problem(self._settings)
         if not problem:
             self._is_announced = True
             _announce(self._settings)
@@ -146,16 +145,6 @@ def _health_problem(settings: Settings) -> str:
         return _failed_checks(error.read()) or str(error)
     except (OSError, ValueError) as error:
         return f"web: {error}"
-
-
-def _submission_problem(settings: Settings) -> str:
-    """Where nobody takes mail to be sent yet; empty when somebody does everywhere."""
-    for listen in (*settings.submission_places, *settings.submission_tls_places):
-        try:
-            socket.create_connection((listen.reachable_host, listen.port), HEALTH_TIMEOUT_S).close()
-        except OSError as error:
-            return f"submission at {listen}: {error}"
-    return ""
 
 
 def _host_in_url(settings: Settings) -> str:

@@ -69,7 +69,7 @@ class Settings(SendingSettings):
     def checks_authentication(self) -> bool:
         """Whether SPF, DKIM, DMARC and ARC are checked."""
         choice = self.authentication.lower()
-        return not self._is_for_trying if choice == AUTO else read_switch("PILLARBOX_AUTHENTICATION", choice)
+        return not self.is_for_trying if choice == AUTO else read_switch("PILLARBOX_AUTHENTICATION", choice)
 
     @property
     def submission_places(self) -> tuple[Listen, ...]:
@@ -85,7 +85,7 @@ class Settings(SendingSettings):
     def requires_verified(self) -> bool:
         """Whether mail may be sent from verified sending domains only."""
         choice = self.require_verified.lower()
-        return not self._is_for_trying if choice == AUTO else read_switch("PILLARBOX_REQUIRE_VERIFIED", choice)
+        return not self.is_for_trying if choice == AUTO else read_switch("PILLARBOX_REQUIRE_VERIFIED", choice)
 
     @property
     def return_path_host(self) -> str:
@@ -113,14 +113,14 @@ class Settings(SendingSettings):
         return PrivacySignals(self.privacy_signals)
 
     @property
-    def _is_for_trying(self) -> bool:
+    def is_for_trying(self) -> bool:
         """Whether nobody but this machine can reach it, and under no real name."""
         return self.http.is_loopback and self.smtp.is_loopback and self.domain == DEFAULT_DOMAIN
 
     def _allowed_networks(self) -> tuple[IPNetwork, ...]:
         choice = self.allow_private_targets.strip().lower()
         if choice == AUTO:
-            return LOOPBACK if self._is_for_trying else ()
+            return LOOPBACK if self.is_for_trying else ()
         named: dict[str, tuple[IPNetwork, ...]] = {"none": (), "loopback": LOOPBACK, "all": EVERYTHING}
         return (
             named[choice] if choice in named else parse_networks(choice, "PILLARBOX_ALLOW_PRIVATE_TARGETS", _NAMED_OR)

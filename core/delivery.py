@@ -73,9 +73,11 @@ class Verdict(StrEnum):
     """No attempt was made: a rule or a check says that it must not be, for now."""
     SUPPRESSED = "suppressed"
     """No attempt was made: the recipient has come onto a suppression list."""
+    BUSY = "busy"
+    """No attempt was made: the host has as many connections of ours as it may have. It is its turn soon."""
 
 
-UNMADE = (Verdict.HELD, Verdict.SUPPRESSED)
+UNMADE = (Verdict.HELD, Verdict.SUPPRESSED, Verdict.BUSY)
 """Verdicts without an attempt."""
 
 
@@ -102,6 +104,9 @@ class Outcome:
     """Whether the target was never asked, because something failed on our side."""
 
 
+BUSY_PAUSE_MS = 1 * SECOND_MS
+"""After `BUSY`, at least; twice that at most, so that a crowd does not come back as one. Claims know the host by then,
+and wait for a place."""
 OUR_ERROR = "an error of ours; it is in the log (not the target's fault)"
 """What customers are told of an exception of ours: that it was one, and no more."""
 
@@ -202,6 +207,8 @@ def decide(progress: Progress, outcome: Outcome, policy: Policy, now_ms: int, ch
         return Decision(DeliveryState.SUPPRESSED)
     if policy.is_retried_by_sender:
         return Decision(DeliveryState.DEFERRED)
+    if outcome.verdict is Verdict.BUSY:  # however long it goes on: what has not been tried is not given up
+        return Decision(DeliveryState.PENDING, now_ms + int(BUSY_PAUSE_MS * (1 + chance)))
     return _postpone(progress, outcome, policy, now_ms, chance)
 
 

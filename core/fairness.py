@@ -6,7 +6,7 @@ Pure: the store says what is due, in flight and failing; this says what to take.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from core.clock import SECOND_MS
@@ -50,6 +50,8 @@ class HostLoad:
 
     count: int
     oldest_age_ms: int
+    here: int = 0
+    """How many of them this worker has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,20 @@ class Candidate:
     target_host: str
 
 
+MachineOf = Callable[[str], str | None]
+"""The machine behind a target host, if that is known: several may share one."""
+
+
+def unknown_machine(host: str) -> str | None:
+    """Of targets that are what they are called."""
+    return None
+
+
 class ClaimPlan:
-    """Hands out a worker's free places, one candidate at a time."""
+    """Hands out a worker's free places, one candidate at a time.
+
+    Hosts that share a machine have its places together: as many in this worker as each of them may have in all.
+    """
 
     def __init__(
         self,
@@ -74,18 +88,25 @@ class ClaimPlan:
         proven_hosts: Collection[str],
         now_ms: int,
         slow_ms: int = SLOW_MS,
+        machine_of: MachineOf = unknown_machine,
     ) -> None:
+        """`health` is that of all hosts in `load`, and of those that are offered first."""
         self.chosen: list[str] = []
         self._free = free_places
         self._host_concurrency = host_concurrency
-        self._load = load
-        self._health = health
+        self._machine_of = machine_of
+        self._load = {**load, **_load_of_machines(load, machine_of)}
+        self._health = dict(health)
         self._proven_hosts = proven_hosts
         self._slow_ms = slow_ms
         self._now_ms = now_ms
-        self._in_flight = Counter({host: entry.count for host, entry in load.items()})
+        self._in_flight = Counter({name: entry.count for name, entry in self._load.items()})
         suspects = sum(entry.count for host, entry in load.items() if self._is_suspect(host))
         self._suspect_places = max(1, int(pool_size * SUSPECT_POOL_SHARE)) - suspects
+
+    def hear_of(self, health: Mapping[str, HostHealth]) -> None:
+        """Learn more about hosts, before anything is offered for them."""
+        self._health.update(health)
 
     @property
     def is_full(self) -> bool:
@@ -102,16 +123,21 @@ class ClaimPlan:
 
     def allowance(self, host: str) -> int:
         """How many more deliveries may start to a host."""
-        room = self._limit(host) - self._in_flight[host]
+        room = min(self._limit(name) - self._in_flight[name] for name in self._names(host))
         if self._is_suspect(host):
             room = min(room, self._suspect_places)
         return max(0, min(room, self._free - len(self.chosen)))
 
     def _take(self, candidate: Candidate) -> None:
         self.chosen.append(candidate.delivery_id)
-        self._in_flight[candidate.target_host] += 1
+        self._in_flight.update(self._names(candidate.target_host))
         if self._is_suspect(candidate.target_host):
             self._suspect_places -= 1
+
+    def _names(self, host: str) -> list[str]:
+        """Of all that its deliveries are counted by."""
+        machine = self._machine_of(host)
+        return [host] if machine is None else [host, machine]
 
     def _limit(self, host: str) -> int:
         health = self._health.get(host, HEALTHY)
@@ -129,8 +155,20 @@ class ClaimPlan:
 
     def _is_suspect(self, host: str) -> bool:
         health = self._health.get(host, HEALTHY)
-        load = self._load.get(host)
-        return health.failures > 0 or health.is_slow or (load is not None and load.oldest_age_ms > self._slow_ms)
+        loads = [self._load[name] for name in self._names(host) if name in self._load]
+        return health.failures > 0 or health.is_slow or any(load.oldest_age_ms > self._slow_ms for load in loads)
+
+
+def _load_of_machines(load: Mapping[str, HostLoad], machine_of: MachineOf) -> dict[str, HostLoad]:
+    """What this worker has in flight to each machine, whatever the hosts are called."""
+    machines: dict[str, HostLoad] = {}
+    for host, entry in load.items():
+        machine = machine_of(host)
+        if machine is not None:
+            so_far = machines.get(machine, HostLoad(0, 0))
+            age_ms = max(so_far.oldest_age_ms, entry.oldest_age_ms)
+            machines[machine] = HostLoad(so_far.count + entry.here, age_ms)
+    return machines
 
 
 def health_after(health: HostHealth, outcome: Outcome, now_ms: int) -> HostHealth:

@@ -133,7 +133,8 @@ class GatewaySettings:
     proxy_networks: str = setting(
         "PILLARBOX_PROXY_NETWORKS",
         "",
-        "Networks of load balancers, which must begin each SMTP connection with a PROXY header (version 1 or 2).",
+        "Networks of load balancers, which must begin each SMTP connection with a PROXY header (version 1 or 2), "
+        "and of proxies in front of the web process, whose X-Forwarded-For is believed.",
     )
     greeting_delay_ms: int = limit(
         "PILLARBOX_GREETING_DELAY_MS",

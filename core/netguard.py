@@ -98,6 +98,12 @@ def target_host(url: str) -> str:
     return f"{parts.scheme}://{host}:{parts.port or DEFAULT_PORTS[parts.scheme]}"
 
 
+def webhook_place(url: str, webhook_id: str) -> str:
+    """What fairness counts by for a webhook: itself. Many webhooks of strangers to each other share a host, and one
+    that fails must not make the others wait; how many POSTs there are at once is bounded by the places for events."""
+    return f"{target_host(url)}#{webhook_id}"
+
+
 def is_mailbox(target: str) -> bool:
     """Whether a target is a mailbox that mail is forwarded to, not a URL it is POSTed to."""
     return target[: len(MAILTO) + 1].lower() == f"{MAILTO}:"

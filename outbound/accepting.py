@@ -13,7 +13,7 @@ from email.utils import format_datetime
 from core.clock import Clock, to_datetime
 from core.config import Settings
 from core.errors import InvalidField
-from core.ids import new_time_ordered_id
+from core.ids import new_message_id
 from core.sending.priority import Priority
 from core.sending.raw_submission import RawSubmission
 from core.sending.send_settings import SendOptions
@@ -59,7 +59,7 @@ class DraftSubmission:
     """A message as it came by an API."""
 
     message_id: str
-    """From `core.ids.new_time_ordered_id`: made by the caller, whose answer names it."""
+    """From `core.ids.new_message_id`: made by the caller, whose answer names it."""
     submitter: Submitter
     sending_domain_id: str | None
     """The one domain that the credential may send from; None for all of its account."""
@@ -96,9 +96,9 @@ class SendAcceptor:
         Raises `InvalidField` (for good) and `StorageUnavailable` (for now).
         """
         now_ms = self._clock()
-        message_id = new_time_ordered_id(now_ms)
+        message_id = new_message_id(now_ms)
         recipients = _envelope_recipients(submission.recipients, self._limits)
-        self._check_size(submission.content)
+        self._check_size(submission.content)  # what we add to it is not the customer's
         raw, control = take_control_headers(submission.content)
         prepared = prepare_raw(raw, RawOptions(message_id, now_ms, self._hostname))
         content = frame_message(
@@ -116,7 +116,8 @@ class SendAcceptor:
         `core.services.idempotency.AlreadyAnswered`.
         """
         now_ms = self._clock()
-        options = ComposeOptions(submission.message_id, now_ms, self._hostname, self._limits)
+        leaves_ms = max(now_ms, submission.wishes.send_at_ms or 0)  # its Date: not weeks old when it leaves
+        options = ComposeOptions(submission.message_id, leaves_ms, self._hostname, self._limits)
         by, draft, control = submission.submitter, *_without_control(submission.draft)
         frame = replace(submission.frame, layout=submission.frame.layout or control.layout)
         if draft.raw:
@@ -124,6 +125,7 @@ class SendAcceptor:
             composed = replace(composed, content=frame_message(self._database, by, composed.content, frame))
         else:
             composed = compose(frame_draft(self._database, by, draft, frame), options)
+        self._check_size(composed.content)
         wishes = _combined(submission.wishes, control)
         send = self._planned(submission.message_id, submission, composed, wishes, now_ms)
         return self._store(send, composed.content)
@@ -137,7 +139,6 @@ class SendAcceptor:
         now_ms: int,
     ) -> NewSend:
         """What is to be stored; its content is left out. Raises `InvalidField` where the author may not send."""
-        self._check_size(composed.content)
         by, author = submission.submitter, composed.from_
         sender = require_allowed(
             self._database, by.account_id, author.mailbox.domain, submission.sending_domain_id, self._requires_verified

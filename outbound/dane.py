@@ -19,7 +19,7 @@ import dns.nameserver
 import dns.rdatatype
 import dns.resolver
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store, VerificationError
 
 from core.dns_lookup import EDNS_PAYLOAD_BYTES
@@ -41,6 +41,9 @@ MAX_RECORDS = 20
 """TLSA records of one host that are looked at; two or four are usual."""
 MAX_CHAIN = 10
 """Certificates of one host that are looked at."""
+_VERSION_TAG = 0xA0
+_FIELDS_BEFORE_KEY = 5
+"""Serial number, signature algorithm, issuer, validity and subject (RFC 5280 section 4.1)."""
 _CONTAINER_DNS = ipaddress.ip_address("127.0.0.11")
 """Container engines answer here with what a server elsewhere said: on loopback, but no resolver that validates."""
 
@@ -146,8 +149,31 @@ def _matches(record: TlsaRecord, certificate: x509.Certificate) -> bool:
     if record.selector == WHOLE_CERTIFICATE:
         content = certificate.public_bytes(Encoding.DER)
     else:
-        content = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        content = _public_key_info(certificate)
     return (content if record.matching == EXACT else _DIGESTS[record.matching](content).digest()) == record.data
+
+
+def _public_key_info(certificate: x509.Certificate) -> bytes:
+    """The key with its algorithm, octet for octet as the certificate has it (RFC 6698 section 2.1.2).
+
+    Not as `cryptography` writes it: that may use other words for the same key, and does not know every kind.
+    """
+    der = certificate.tbs_certificate_bytes
+    at, _ = _content(der, 0)
+    if der[at] == _VERSION_TAG:
+        at = _content(der, at)[1]
+    for _ in range(_FIELDS_BEFORE_KEY):
+        at = _content(der, at)[1]
+    return der[at : _content(der, at)[1]]
+
+
+def _content(der: bytes, at: int) -> tuple[int, int]:
+    """Where the content of an element begins and ends (X.690 section 8.1.3); it has been read before and is sound."""
+    begin, length = at + 2, der[at + 1]
+    if length & 0x80:
+        begin += length & 0x7F
+        length = int.from_bytes(der[at + 2 : begin], "big")
+    return begin, begin + length
 
 
 def _check_under_anchor(chain: list[x509.Certificate], records: Sequence[TlsaRecord], names: Sequence[str]) -> None:

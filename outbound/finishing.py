@@ -26,6 +26,8 @@ from outbound.tracking import Tracker, TrackingOptions
 FEEDBACK_HEADER = "Feedback-ID"
 """Gmail's: what its spam reports are counted by. The last of its parts is the sender's mark, the same in all mail."""
 FEEDBACK_MARK = "pillarbox"
+SIGNED_TEXT = "-----BEGIN PGP SIGNED MESSAGE-----"
+"""RFC 9580 section 7: a change within breaks the signature."""
 _FEEDBACK_PART = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 log = structlog.get_logger("outbound")
@@ -119,7 +121,9 @@ class Finisher:
             return tracker.prepare(html, None, options).html_for(delivery_id) or html
 
         def track_text(text: str) -> str:
-            """Its links are counted on from those of the HTML."""
+            """Its links are counted on from those of the HTML. A text that is signed in itself stays as it is."""
+            if SIGNED_TEXT in text:
+                return text
             return tracker.prepare(original, text, options).text_for(delivery_id) or text
 
         new_fields, new_body = rewrite_html(fields, body, track_html)

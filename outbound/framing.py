@@ -77,7 +77,7 @@ def _inlined(html: str) -> str:
     try:
         return inline_css(html)
     except OSError as error:
-        raise StorageUnavailable("CSS cannot be inlined now: no process can be started") from error
+        raise StorageUnavailable("CSS cannot be inlined now: the machine is too busy") from error
 
 
 def _find(database: Database, submitter: Submitter, requested: str | None) -> Layout | None:

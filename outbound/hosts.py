@@ -6,8 +6,8 @@ import ipaddress
 import random
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, field
+from itertools import groupby, islice
 from typing import Any, Protocol
 
 import dns.exception
@@ -28,6 +28,8 @@ from outbound.tls import WHATEVER_THERE_IS, TlsDemand, TlsLevel
 SMTP_PORT = 25
 MAX_HOSTS = 10
 """MX records that are looked at, the most preferred ones; the largest providers have five."""
+MAX_ADDRESSES = 20
+"""Of one host and kind that are looked at; the largest providers have four."""
 CACHED_ANSWERS = 10_000
 LOOPBACK_NAMES = {"localhost": "127.0.0.1"}
 _ADDRESS_TYPES = (dns.rdatatype.A, dns.rdatatype.AAAA)
@@ -66,6 +68,8 @@ class HostAddress:
     """Whether TLS begins with the connection, not with STARTTLS."""
     login: Login | None = None
     """Whom we are to it; of our own relay only."""
+    rank: int = field(default=0, compare=False)
+    """Its preference among the hosts of the domain that led here, less is better; nothing of the place itself."""
 
     @property
     def machine(self) -> tuple[str, int]:
@@ -117,10 +121,10 @@ class MxRoute:
         trouble: NoRoute | None = None
         is_any = False
         hosts, is_authentic = self._hosts(domain, deadline)
-        for host in hosts:
+        for rank, host in hosts:
             for kind in _ADDRESS_TYPES:
                 try:
-                    places = self._places_of(host, kind, is_authentic, deadline)
+                    places = self._places_of(host, rank, kind, is_authentic, deadline)
                 except NoRoute as error:
                     trouble = error if trouble is None or error.judgement.verdict is Verdict.TEMPORARY else trouble
                     continue
@@ -129,26 +133,26 @@ class MxRoute:
         if not is_any:
             raise trouble or NoRoute(Verdict.PERMANENT, "5.4.4", f"no mail host of {domain} has an address")
 
-    def _hosts(self, domain: str, deadline: Deadline) -> tuple[list[str], bool]:
-        """Names of mail hosts, the most preferred first, equal ones shuffled, and whether DNSSEC vouches for them.
-        Raises `NoRoute`."""
+    def _hosts(self, domain: str, deadline: Deadline) -> tuple[list[tuple[int, str]], bool]:
+        """Preferences and names of mail hosts, the most preferred first, equal ones shuffled, and whether DNSSEC
+        vouches for them. Raises `NoRoute`."""
         if domain.startswith("["):
             raise NoRoute(Verdict.PERMANENT, "5.1.2", "mail to address literals is not sent; name a domain")
         answer = self._ask(domain, dns.rdatatype.MX, deadline)
         if not answer.rrset:
-            return [domain], _is_authentic(answer)  # the implicit MX
+            return [(0, domain)], _is_authentic(answer)  # the implicit MX
         ranked = sorted((record.preference, _host_name(record.exchange)) for record in answer.rrset)
-        hosts: list[str] = []
-        for _, equals in groupby(ranked, key=lambda pair: pair[0]):
+        hosts: list[tuple[int, str]] = []
+        for rank, equals in groupby(ranked, key=lambda pair: pair[0]):
             names = [name for _, name in equals if name]
             self._shuffle(names)
-            hosts += names
+            hosts += [(rank, name) for name in names]
         if not hosts:
             raise NoRoute(Verdict.PERMANENT, "5.1.10", f"{domain} declares that it takes no mail (RFC 7505)")
         return hosts[:MAX_HOSTS], _is_authentic(answer)
 
     def _places_of(
-        self, host: str, kind: dns.rdatatype.RdataType, is_mx_authentic: bool, deadline: Deadline
+        self, host: str, rank: int, kind: dns.rdatatype.RdataType, is_mx_authentic: bool, deadline: Deadline
     ) -> list[HostAddress]:
         answer = self._ask(host, kind, deadline)
         is_authentic = is_mx_authentic and _is_authentic(answer)
@@ -160,8 +164,9 @@ class MxRoute:
                 self._port,
                 is_authentic=is_authentic,
                 canonical="" if canonical == host else canonical,
+                rank=rank,
             )
-            for record in answer.rrset or ()
+            for record in islice(answer.rrset or (), MAX_ADDRESSES)
         ]
 
     def _ask(self, name: str, kind: dns.rdatatype.RdataType, deadline: Deadline) -> Any:

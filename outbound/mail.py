@@ -53,6 +53,8 @@ class Judgement:
     is_timeout: bool = False
     is_our_fault: bool = False
     """Whether it says nothing of the host: it was never asked, or our own configuration is wrong."""
+    is_about_sender: bool = False
+    """Whether it is the answer to MAIL, which no recipient has a part in."""
 
     @property
     def is_from_host(self) -> bool:
@@ -78,3 +80,5 @@ class RecipientResult:
     """How secure the session was in which the host decided; `NONE` too where no host did."""
     tls_warning: str | None = None
     """What an MTA-STS policy in testing mode would have kept the mail for."""
+    is_about_sender: bool = False
+    """Whether the host has refused our sender, and was not asked about the recipient."""

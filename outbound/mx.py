@@ -5,6 +5,9 @@ attempt; where it cannot be talked with (no connection, a refusal at its greetin
 breaks before the content was sent whole) the next one is tried. Such trouble is temporary even when said with 5xx,
 as Postfix has it, because it is about us and not about the recipient; only if every host says 521, "no mail here", is
 that believed (RFC 7504).
+
+Where a host has as many connections of ours as it may have, its equals are tried, but none that are less preferred; if
+that is all that happened, no attempt was made (`Verdict.BUSY`).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from core.netguard import TargetPolicy
 from outbound.dane import AUTO
 from outbound.host_slots import HostBusy, HostSlots
 from outbound.hosts import SMTP_PORT, HostAddress, NoRoute, Route
+from outbound.machines import Machines
 from outbound.mail import NO_ANSWER, Judgement, OutgoingMail, RecipientResult
 from outbound.pool import ConnectionPool
 from outbound.replies import NO_MAIL_HERE
@@ -63,6 +67,7 @@ class MxTransport:
         contexts: TlsContexts | None = None,
         slots: HostSlots | None = None,
         sources: SourceAddresses | None = None,
+        machines: Machines | None = None,
     ) -> None:
         """Without `demands`, TLS is opportunistic everywhere; without `slots`, connections are not counted."""
         self._route = route
@@ -75,6 +80,7 @@ class MxTransport:
         self._contexts = contexts or TlsContexts()
         self._slots = slots or HostSlots(None)
         self._sources = sources or SourceAddresses()
+        self.machines = machines or Machines()
 
     def deliver(self, mail: OutgoingMail) -> tuple[RecipientResult, ...]:
         """Try once; a result for each recipient, in their order. Never raises for what hosts and addresses do.
@@ -93,6 +99,8 @@ class MxTransport:
         patience = Deadline(self._timeouts.wait_s)
         try:
             for place in islice(self._fit_places(attempt, deadline), MAX_PLACES):
+                if attempt.busy_rank is not None and place.rank > attempt.busy_rank:
+                    break
                 self._visit_in_turn(place, attempt, patience.within(deadline.remaining), deadline)
                 if not attempt.pending or deadline.is_over:
                     break
@@ -110,6 +118,7 @@ class MxTransport:
                 if deadline.is_over:
                     return
             else:
+                attempt.note_first(place, self.machines)
                 yield replace(place, tls=demand, source=self._source(place, attempt))
 
     def _source(self, place: HostAddress, attempt: _Attempt) -> str | None:
@@ -125,7 +134,7 @@ class MxTransport:
                 self._visit(place, attempt, deadline)
         except HostBusy:
             attempt.waited_ms += max(0, self._clock() - asked_ms)
-            attempt.trouble(place.host, _busy(place))
+            attempt.found_busy(place)
 
     def _visit(self, place: HostAddress, attempt: _Attempt, deadline: Deadline) -> None:
         try:
@@ -143,7 +152,8 @@ class MxTransport:
         except LoginRefused as error:
             attempt.trouble(place.host, replace(error.reply.judge_as_temporary(), is_our_fault=True))
         except HostRefuses as error:
-            attempt.trouble(place.host, error.reply.judge_as_temporary())
+            judgement = replace(error.reply.judge_as_temporary(), is_our_fault=not place.is_guarded)
+            attempt.trouble(place.host, judgement)
 
     def _goes_well(self, place: HostAddress, kept: SmtpConnection, attempt: _Attempt, deadline: Deadline) -> bool:
         """Use a connection that was kept. Where it turns out to be used up, a new one is no second try."""
@@ -214,6 +224,9 @@ class _Attempt:
         self.source_ip = mail.source_ip
         self.waited_ms = 0
         """For our own connections to be free: no delay of the host's."""
+        self.busy_rank: int | None = None
+        """Of the best place that had no connection free; None while there was none."""
+        self._has_place = False
         self._settled: dict[str, _Settled] = {}
         self._troubles: list[tuple[str | None, Judgement]] = []
         sender = parse_mailbox(mail.mail_from) if mail.mail_from else None
@@ -242,6 +255,17 @@ class _Attempt:
         """A host that could not be talked with."""
         self._troubles.append((host, judgement))
 
+    def found_busy(self, place: HostAddress) -> None:
+        """A host that could not be talked with because of our own limit."""
+        self.busy_rank = place.rank
+        self.trouble(place.host, _busy(place))
+
+    def note_first(self, place: HostAddress, machines: Machines) -> None:
+        """Where the mail goes if nothing comes between."""
+        if not self._has_place:
+            self._has_place = True
+            machines.learn(self._mail.recipients[0], place)
+
     def results(self, started_ms: int, duration_ms: int) -> tuple[RecipientResult, ...]:
         """How it went for each."""
         results = []
@@ -264,18 +288,20 @@ class _Attempt:
             results.append(
                 RecipientResult(
                     given, outcome, judgement.enhanced, reply, settled.host,
-                    settled.tls_version, settled.tls, settled.tls_warning,
+                    settled.tls_version, settled.tls, settled.tls_warning, judgement.is_about_sender,
                 )
             )  # fmt: skip
         return tuple(results)
 
     def _remaining(self) -> _Settled:
-        """What holds for those no host has judged: the last trouble, one in the words of a host before others."""
+        """What holds for those no host has judged: the last trouble, one in the words of a host before others, and one
+        of a host that was asked before one that was not."""
         if not self._troubles:
             return _Settled(_UNTRIED)
-        codes = {judgement.code for _, judgement in self._troubles}
-        host, judgement = next((one for one in reversed(self._troubles) if one[1].is_from_host), self._troubles[-1])
-        if codes == {NO_MAIL_HERE}:
+        troubles = [one for one in self._troubles if one[1].verdict is not Verdict.BUSY] or self._troubles
+        is_nowhere = all(one.code == NO_MAIL_HERE and not one.is_our_fault for _, one in self._troubles)
+        host, judgement = next((one for one in reversed(troubles) if one[1].is_from_host), troubles[-1])
+        if is_nowhere:
             judgement = Judgement(Verdict.PERMANENT, NO_MAIL_HERE, f"5{judgement.enhanced[1:]}", judgement.text)
         return _Settled(judgement, host)
 
@@ -285,8 +311,8 @@ class _Attempt:
 
 
 def _busy(place: HostAddress) -> Judgement:
-    text = f"all connections that {place.host} may have of ours were in use for too long; the mail waits its turn"
-    return Judgement(Verdict.TEMPORARY, NO_ANSWER, "4.4.5", text, is_our_fault=True)
+    text = f"all connections that {place.host} may have of ours are in use; the mail waits its turn"
+    return Judgement(Verdict.BUSY, NO_ANSWER, "4.4.5", text, is_our_fault=True)
 
 
 def _failure(error: ConnectionFailed) -> Judgement:
@@ -309,4 +335,5 @@ def mx_transport_for(
     return MxTransport(
         route, settings.target_policy, settings.mx_hostname, clock, pool, demands=demands, contexts=contexts,
         slots=HostSlots(settings.connections_per_host), sources=SourceAddresses(settings.source_addresses),
+        machines=Machines("relay" if settings.smart_host else ""),
     )  # fmt: skip

@@ -30,6 +30,8 @@ LAST_WORDS_S = 1.0
 """How long a host that stopped taking content is listened to for its reason."""
 NOT_IMPLEMENTED = frozenset({500, 501, 502, 504})
 """Replies to EHLO after which HELO may do (RFC 5321 section 4.1.4; others refuse us, not the verb)."""
+GO_ON = 334
+"""An answer in the midst of a login (RFC 4954 section 4)."""
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 
@@ -102,7 +104,7 @@ class SmtpConnection:
         if demand is None:
             return
         if "STARTTLS" in self.features and self._start_tls(demand, contexts, deadline):
-            self._say_hello(our_name, deadline)
+            self._say_hello_again(our_name, deadline)
         else:
             self._stay_in_clear(demand)
 
@@ -118,10 +120,13 @@ class SmtpConnection:
         return self._exchange(asked, deadline)
 
     def send_content(self, wire: bytes, deadline: Deadline) -> Reply | None:
-        """Send the content, its end included. Gives a reply only if the host refused it midway."""
+        """Send the content, its end included, or break off before its end when the time is over. Gives a reply only if
+        the host refused it midway."""
         view = memoryview(wire)
         try:
             for start in range(0, len(view), BLOCK_BYTES):
+                if deadline.is_over:
+                    raise ConnectionFailed("4.4.7", f"{self._peer} takes the content too slowly", is_timeout=True)
                 self._send(view[start : start + BLOCK_BYTES], deadline.within(self._timeouts.block_s))
         except ConnectionFailed:
             with suppress(ConnectionFailed):
@@ -188,6 +193,14 @@ class SmtpConnection:
         if not reply.is_positive:
             raise HostRefuses(reply)
 
+    def _say_hello_again(self, our_name: str, deadline: Deadline) -> None:
+        """The first words under TLS. A connection that breaks here belongs to the handshake: in TLS 1.3 a host tells
+        after ours what it does not like, a missing certificate of a client for one (RFC 8446 section 4.4.2.4)."""
+        try:
+            self._say_hello(our_name, deadline)
+        except ConnectionFailed as error:
+            raise TlsFailed(error.enhanced, f"{error} (the first under TLS)", error.is_timeout) from error
+
     def _stay_in_clear(self, demand: TlsDemand) -> None:
         text = f"{self._peer} does not encrypt with STARTTLS"
         if demand.is_required:
@@ -211,7 +224,7 @@ class SmtpConnection:
         try:
             self._socket.settimeout(limit.remaining)
             name = demand.names[0] if demand.names else self.place.host
-            self._socket = contexts.fit_for(demand).wrap_socket(self._socket, server_hostname=_sni(name))
+            self._socket = contexts.fit_for(demand).wrap_socket(self._socket, server_hostname=name)
             if demand.tlsa:
                 check_certificate(self._socket, demand.tlsa, demand.names)
         except (OSError, ValueError, CertificateRejected) as error:
@@ -220,12 +233,20 @@ class SmtpConnection:
         self.tls = demand.level
 
     def _log_in(self, login: Login, deadline: Deadline) -> None:
-        """SASL PLAIN (RFC 4616 by RFC 4954), and only under TLS. Raises `LoginRefused`."""
-        if self.tls_version is None or "PLAIN" not in self.features.get("AUTH", "").upper().split():
-            text = f"{self._peer} does not offer a login with PLAIN under TLS, which {SMART_HOST} asks for"
+        """SASL PLAIN (RFC 4616 by RFC 4954), or else LOGIN, the only one that some large relays have, and only under
+        TLS. Raises `LoginRefused`."""
+        offered = self.features.get("AUTH", "").upper().split() if self.tls_version is not None else []
+        if "PLAIN" in offered:
+            lines = [b"AUTH PLAIN " + _base64(f"\0{login.user}\0{login.password}")]
+        elif "LOGIN" in offered:
+            lines = [b"AUTH LOGIN", _base64(login.user), _base64(login.password)]
+        else:
+            text = f"{self._peer} does not offer a login with PLAIN or LOGIN under TLS, which {SMART_HOST} asks for"
             raise ConnectionFailed("4.7.0", text, is_our_fault=True)
-        told = base64.b64encode(f"\0{login.user}\0{login.password}".encode())
-        reply = self._exchange([b"AUTH PLAIN " + told], deadline)[0]
+        for line in lines:
+            reply = self._exchange([line], deadline, "AUTH")[0]  # errors must not name a password as the verb
+            if reply.code != GO_ON:
+                break
         if not reply.is_positive:
             raise LoginRefused(reply)
 
@@ -236,7 +257,8 @@ class SmtpConnection:
         reason = getattr(error, "reason", None) or str(error)
         return f"the TLS handshake with {self._peer} failed{whose}: {reason}"
 
-    def _exchange(self, lines: list[bytes], deadline: Deadline) -> list[Reply]:
+    def _exchange(self, lines: list[bytes], deadline: Deadline, name: str = "") -> list[Reply]:
+        """`name` is what to call the commands, if it is not their verb."""
         for line in lines:
             if _CONTROL.search(line):  # addresses were checked long before; this is the last door
                 raise ValueError("a command must not hold control characters")
@@ -244,7 +266,7 @@ class SmtpConnection:
         self._send(CRLF.join(lines) + CRLF, limit)
         replies = []
         for line in lines:
-            verb = line.split(b" ", 1)[0].decode("ascii", "replace")
+            verb = name or line.split(b" ", 1)[0].decode("ascii", "replace")
             replies.append(self._read(deadline.within(self._timeouts.command_s), f"its answer to {verb}"))
             if replies[-1].code == CLOSING:
                 raise HostRefuses(replies[-1])
@@ -293,14 +315,13 @@ class SmtpConnection:
         return f"{self.place.host} ({self.place.address})"
 
 
+def _base64(text: str) -> bytes:
+    return base64.b64encode(text.encode())
+
+
 def _features(reply: Reply) -> dict[str, str]:
     features = {}
     for line in reply.lines[1:]:
         keyword, _, parameters = line.partition(" ")
         features[keyword.upper()] = parameters.strip()
     return features
-
-
-def _sni(host: str) -> str | None:
-    """The name for SNI; an address is none (RFC 6066 section 3)."""
-    return None if ":" in host or host.replace(".", "").isdigit() else host

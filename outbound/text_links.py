@@ -13,9 +13,12 @@ _BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 
 def find_text_links(text: str) -> Iterator[tuple[int, int]]:
-    """Start and end of each URL, in order."""
+    """Start and end of each URL, in order. Without those beyond ASCII: where they end is doubtful, since not all
+    scripts put a blank between a URL and the words behind it, which would go with it."""
     for match in _URL.finditer(text):
-        yield match.start(), match.start() + _length_of_url(match[0])
+        length = _length_of_url(match[0])
+        if match[0][:length].isascii():
+            yield match.start(), match.start() + length
 
 
 def _length_of_url(found: str) -> int:

@@ -26,12 +26,14 @@ class Timeouts:
     dot_s: float = 180.0
     """[600] The host stores and perhaps scans the message; if it answers later than this, it gets it twice."""
     quit_s: float = 2.0
-    wait_s: float = 30.0
-    """For a connection to be free, where the host has as many of ours as it may have."""
+    wait_s: float = 10.0
+    """For a connection to be free, where the host has as many of ours as it may have; most wait less
+    (`outbound.host_slots`)."""
     total_s: float = 300.0
     """All hosts of one attempt together."""
     reserve_s: float = 60.0
-    """Content is not begun with less than this left: the answer to it would come too late."""
+    """Content is neither begun nor ended with less than this left: the answer to it would come too late, and the mail
+    twice."""
 
 
 class Deadline:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from core.addresses import Mailbox
 from core.delivery import Verdict
@@ -13,6 +13,8 @@ from outbound.smtp_client import ConnectionFailed, HostRefuses, SmtpConnection
 from outbound.timing import Deadline, Timeouts
 from outbound.wire import is_eight_bit, stuffed, with_crlf
 
+LOGIN_WANTED = frozenset({530, 534, 535, 538})
+"""What a host says that wants a login, or TLS, or more of either (RFC 4954 section 6, RFC 3207 section 4)."""
 GROUP = 50
 """Commands sent at once: their replies fit into what the two hosts buffer, so that neither waits for the other."""
 
@@ -65,17 +67,23 @@ class Transaction:
         wanted = self._expressible()
         if not wanted:
             return
+        is_used = self._connection.messages > 0 or self._connection.is_in_transaction
         if self._connection.is_in_transaction:
             self._reset(deadline)
         self._connection.is_in_transaction = True
-        accepted = self._envelope(wanted, deadline)
+        accepted = self._envelope(wanted, is_used, deadline)
         if not accepted:
             return
-        if deadline.remaining < min(self._timeouts.reserve_s, self._timeouts.dot_s):
+        if deadline.remaining < self._reserve_s:
             raise ConnectionFailed("4.4.7", "there was not enough time left to send the content", is_timeout=True)
         reply = self._connection.ask(b"DATA", deadline)
         goes_on = reply.code == START_CONTENT
         self._judge(accepted, self._send_content(deadline) if goes_on else self._judge_refused_data(reply))
+
+    @property
+    def _reserve_s(self) -> float:
+        """What must be left for the answer to the content."""
+        return min(self._timeouts.reserve_s, self._timeouts.dot_s)
 
     # --- what this host can take ---
 
@@ -114,12 +122,18 @@ class Transaction:
             raise HostRefuses(reply)
         self._connection.is_in_transaction = False
 
-    def _envelope(self, wanted: list[Recipient], deadline: Deadline) -> list[Recipient]:
-        """MAIL and RCPT; gives those who were accepted, and judges the others."""
+    def _envelope(self, wanted: list[Recipient], is_used: bool, deadline: Deadline) -> list[Recipient]:
+        """MAIL and RCPT; gives those who were accepted, and judges the others.
+
+        On a connection that was used before, a "not now" to MAIL may only mean that it was used enough; on another one
+        it is believed.
+        """
         first, *others = (wanted[start : start + GROUP] for start in range(0, len(wanted), GROUP))
         from_reply, to_replies = self._open_envelope(first, deadline)
+        if is_used and from_reply.code // 100 == 4:
+            raise HostRefuses(from_reply)
         if not from_reply.is_positive:
-            self._judge(wanted, from_reply.judge())
+            self._judge(wanted, replace(self._judgement(from_reply), is_about_sender=True))
             return []
         accepted = self._sort(first, to_replies)
         for group in others:
@@ -142,8 +156,15 @@ class Transaction:
                 accepted.append(recipient)
             else:
                 is_crowd = len(self._recipients) > 1 and reply.code == TOO_MANY_RECIPIENTS_821
-                self._judge([recipient], reply.judge_as_temporary() if is_crowd else reply.judge())
+                self._judge([recipient], reply.judge_as_temporary() if is_crowd else self._judgement(reply))
         return accepted
+
+    def _judgement(self, reply: Reply) -> Judgement:
+        """Of a reply to MAIL or RCPT. A relay of our own that wants a login says nothing of the mail: the operator's
+        settings are wrong, and the mail waits until they are mended."""
+        if reply.code in LOGIN_WANTED and not self._connection.place.is_guarded:
+            return replace(reply.judge_as_temporary(), is_our_fault=True)
+        return reply.judge()
 
     def _judge_refused_data(self, reply: Reply) -> Judgement:
         """A host that says yes without waiting for content has lost the thread; it is left."""
@@ -153,8 +174,9 @@ class Transaction:
         return reply.judge()
 
     def _send_content(self, deadline: Deadline) -> Judgement:
-        """From here on a lost connection is not another host's business: the mail may have been taken."""
-        reply = self._connection.send_content(self._draft.wire, deadline)
+        """From the last dot on a lost connection is not another host's business: the mail may have been taken. So the
+        dot is not sent where its answer could not be waited for."""
+        reply = self._connection.send_content(self._draft.wire, deadline.within(deadline.remaining - self._reserve_s))
         if reply is not None:
             self._connection.close()
             return reply.judge()

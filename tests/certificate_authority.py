@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import ssl
 from dataclasses import dataclass
@@ -66,7 +67,8 @@ def make_root(name: str = "Test Root", is_plain: bool = False) -> Issued:
 def issue(
     issuer: Issued | None, *names: str, days: tuple[int, int] = (-1, 1), is_authority: bool = False, show: bool = False
 ) -> Issued:
-    """A certificate for these host names, valid between these days from now; without an issuer it is self-signed.
+    """A certificate for these host names or addresses, valid between these days from now; without an issuer it is
+    self-signed.
 
     `show` has the host show its issuer too.
     """
@@ -97,13 +99,20 @@ def _make(
     )
     if names and not is_authority:
         builder = builder.add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False
+            x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
         )
     if not is_plain:
         builder = _with_identifiers(builder, key, key if issuer is None else issuer.key, is_authority)
     made = builder.sign(key if issuer is None else issuer.key, hashes.SHA256())
     above = (issuer.certificate, *issuer.above) if issuer is not None and show else ()
     return Issued(made, key, above, is_plain)
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _with_identifiers(

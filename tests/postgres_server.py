@@ -43,17 +43,19 @@ def running_postgres() -> Iterator[str]:
 
 
 @contextmanager
-def stoppable_postgres() -> Iterator[PostgresServer]:
-    """The same, with the server in hand."""
+def stoppable_postgres(listen: tuple[str, int] | None = None) -> Iterator[PostgresServer]:
+    """The same, with the server in hand; with an address and a port, its URL leads there."""
     initdb = Path(need_program("initdb"))
     folder = Path(tempfile.mkdtemp(prefix="pillarbox-pg-"))
     try:
         as_user = _unprivileged(folder)
         subprocess.run([*as_user, initdb, "-D", folder / "db", "-A", "trust", "-U", "postgres", "-N", *UNICODE],
                        check=True, capture_output=True, cwd="/")  # fmt: skip
-        settings = f"-c listen_addresses='' -c unix_socket_directories={folder} -c max_connections=200"
+        address, port = listen or ("", 5432)
+        where = f"-c listen_addresses='{address}' -c port={port} -c unix_socket_directories={folder}"
+        settings = f"{where} -c max_connections=200"
         server = PostgresServer(
-            url=f"postgresql://postgres@/postgres?host={folder}",
+            url=f"postgresql://postgres@{f'{address}:{port}/postgres' if listen else f'/postgres?host={folder}'}",
             control=(*as_user, str(initdb.with_name("pg_ctl")), "-D", str(folder / "db"), "-w"),
             options=("-o", settings, "-l", str(folder / "log")),
         )

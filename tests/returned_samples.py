@@ -294,6 +294,31 @@ TEXTS = [
         f"{BOUNCE_ADDRESS}\n",
     ),
     text_bounce(
+        *("OpenSMTPD warning", K.DELAYED, SOFT),
+        "Hi!\n\nThis is the MAILER-DAEMON, please DO NOT REPLY to this email.\n\nA message is delayed for more than 4h "
+        "for the following\nlist of recipients:\n\nkim@far.test: Network error on destination MXs\n\nPlease note that "
+        "this is only a temporary failure report.\n",
+        subject="Delivery status notification: warning",
+    ),
+    text_bounce(
+        *("success, in words", K.DELIVERED, None),
+        "Your message was delivered to the following recipients:\n\n  kim@far.test\n",
+        subject="Delivery Notification: Delivery has been successful",
+        sender="postmaster@far.test",
+    ),
+    text_bounce(
+        *("passed on, in words", K.DELIVERED, None),
+        "Your message has been successfully relayed to the following recipients:\n\n  kim@far.test\n",
+        subject="Delivery Status Notification (Relay)",
+        sender="postmaster@far.test",
+    ),
+    text_bounce(
+        *("a success and a failure, in words", K.HARD_BOUNCE, HARD),
+        "Your message was delivered to the following recipients: lee@far.test, and not to this:\n\n  kim@far.test\n"
+        "  user unknown\n",
+        subject="Delivery report",
+    ),
+    text_bounce(
         *("Exim warning", K.DELAYED, SOFT),
         "This message was created automatically by mail delivery software.\nA message that you sent has not yet been "
         "delivered to one or more of its\nrecipients after more than 24 hours on the queue on "
@@ -555,6 +580,29 @@ ANSWERS = [
         K.AUTO_REPLY,
         "Kim no longer works here. User unknown. 5.1.1",
         "",
+        Auto_Submitted="auto-replied",
+    ),
+    answer(
+        *("a person, under our subject", K.BOUNCE_REPLY, "The driver said: address not found.\n\nkim@far.test"),
+        subject="Re: Delivery notification for your order",
+    ),
+    answer(
+        *("a person, under a subject like it", K.BOUNCE_REPLY, "There is no such address in our street."),
+        subject="Parcel not delivered",
+    ),
+    answer(
+        *("a person who passes a bounce on", K.BOUNCE_REPLY, "This is the mail system at host far.test.\nuser unknown"),
+        subject="WG: Undelivered Mail Returned to Sender",
+    ),
+    answer(
+        *("a vacation note under our subject", K.AUTO_REPLY, "My old mailbox is no longer in use.", ""),
+        subject="Re: Delivery report for you",
+        Auto_Submitted="auto-replied (vacation)",
+    ),
+    answer(
+        *("a ticket system", K.AUTO_REPLY, "We have received your complaint. kim@far.test", ""),
+        subject="[Ticket 7] Delivery report of your order",
+        sender="Help <help@far.test>",
         Auto_Submitted="auto-replied",
     ),
     answer("Auto-Submitted: no", K.BOUNCE_REPLY, "Thanks!", Auto_Submitted="no"),

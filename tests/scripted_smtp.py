@@ -17,6 +17,7 @@ from tests.raw_server import Certificate
 STALL_S = 30.0
 """How long a stalling peer holds out; clients in tests give up long before."""
 DRIP_S = 0.05
+CONTENT_BLOCK = 65_536
 FLOOD_LINES = 100_000
 
 
@@ -47,6 +48,8 @@ class Script:
     """Whether the TLS handshake after STARTTLS is done; else the connection is closed in its place."""
     injected: bytes = b""
     """Sent in clear right after the answer to STARTTLS."""
+    content_pause_s: float = 0.0
+    """How long it sleeps after each `CONTENT_BLOCK` of content that it takes."""
     content_limit: int | None = None
     """After so many bytes of content it answers with `answers["."]` and hangs up."""
 
@@ -163,6 +166,8 @@ class _Session:
         size = 0
         while (line := self._reader.readline()) not in (b".\r\n", b""):
             lines.append(line)
+            if (size + len(line)) // CONTENT_BLOCK > size // CONTENT_BLOCK:
+                self._peer.is_stopped.wait(self._script.content_pause_s)
             size += len(line)
             if self._script.content_limit is not None and size > self._script.content_limit:
                 self._give(self._script.pick(".", ".") or Trick.HANG_UP)

@@ -11,6 +11,7 @@ from core.config import Settings
 from core.dns_lookup import DnsLookup
 from core.mta_sts import DnsRecord
 from core.sending.domain_inspection import DomainInspector, domain_inspector
+from core.sending.key_rotation import KeyState
 from core.sending.sending_domains import KeyAlgorithm, operator_records, required_records, sending_hosts
 from core.services.accounts import NewAccount
 from core.services.sending_domain_changes import create_domain
@@ -106,3 +107,14 @@ class Customer:
         made = self.create(name, *others)
         self.publish_all(made)
         return self.verify(made.domain_id)
+
+
+def states(record: SendingDomainRecord) -> list[tuple[KeyAlgorithm, KeyState]]:
+    """Of its keys, in the order they were made."""
+    return [(key.algorithm, key.state) for key in record.state.keys]
+
+
+def private_keys(customer: Customer) -> dict[str, str]:
+    """Of all domains, by selector."""
+    with customer.database.reading():
+        return dict(customer.database.execute("SELECT selector, private_pem FROM domain_key"))

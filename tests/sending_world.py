@@ -15,6 +15,7 @@ import re
 import smtplib
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -63,16 +64,25 @@ default_transport = smtp
 _nets = itertools.count(os.getpid())
 
 
+def _open_gate() -> threading.Event:
+    gate = threading.Event()
+    gate.set()
+    return gate
+
+
 @dataclass
 class PacedScript(Script):
     """A peer that takes as long over each message as a test says."""
 
     pause_s: float = 0.0
+    gate: threading.Event = field(default_factory=_open_gate)
+    """Before each answer to content it waits until this is set."""
 
     def pick(self, verb: str, line: str) -> Answer | None:
         """As ever, after a while."""
-        if verb == "." and self.pause_s:
+        if verb == ".":
             time.sleep(self.pause_s)
+            self.gate.wait(PATIENCE_S)
         return super().pick(verb, line)
 
 

@@ -108,8 +108,8 @@ def test_a_normal_domain_stays_itself(domain: str) -> None:
 @pytest.mark.parametrize("piece", ["a.", "@a,", '\\"', "+", '"', "ü."])
 def test_a_hostile_path_takes_no_more_than_linear_time(piece: str) -> None:
     long = piece * 50_000
-    started = time.perf_counter()
+    started = time.thread_time()
     for text in (long, f"@{long}", f'"{long}', f"{long}@{long}", f"@{long}:a@b"):
         parse_mailbox(text)
         strip_source_route(text[:MAX_PATH_OCTETS])
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 0.5

@@ -19,6 +19,7 @@ from core.store.db import Database
 from tests.api_support import Api, api_settings
 from tests.dns_server import running_dns
 from tests.programs import find_program, missing
+from tests.submission_support import TestAcceptor, running_listener
 from tests.test_api_health import receiver, redis_url, worker  # noqa: F401 (fixtures)
 from tests.web_process import WebProcess, running_web
 
@@ -38,12 +39,15 @@ def web(
     receiver: Listen,  # noqa: F811
     worker: SimpleWorker,  # noqa: F811
 ) -> Iterator[WebProcess]:
-    with running_dns() as dns:
+    submission = running_listener(tmp_path / "submission", database_url, TestAcceptor())
+    with running_dns() as dns, submission as listening:
         dns.records = {"example.com": ["10 mx.pillarbox.test."], "example.org": ["10 mail.example.net."]}
         environment = {
             "PILLARBOX_MX_CHECK": "on",
             "PILLARBOX_RESOLVER": f"127.0.0.1:{dns.port}",
             "PILLARBOX_SMTP": str(receiver),
+            "PILLARBOX_SUBMISSION": listening.submission,
+            "PILLARBOX_SUBMISSION_TLS": listening.submission_tls,
             "REDIS_URL": redis_url,
         }
         with running_web(tmp_path / "data", database_url, **environment) as server:

@@ -1,4 +1,4 @@
-"""`/healthz`, against a real receiver, Redis and RQ worker."""
+"""`/healthz`, against a real receiver, submission, Redis and RQ worker."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,17 @@ import redis
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
 
+from core.config import Settings
 from core.presence import EXPIRES_MS, WORKER_SIGN
 from core.services.accounts import NewAccount
 from core.setting_values import Listen
 from core.store.db import Database
 from tests.api_support import Api, api_settings
 from tests.programs import need_program
+from tests.submission_support import TestAcceptor, running_listener
 from workers.presence import Presence
+
+NO_SUBMISSION = {"submission": "off", "submission_tls": "off"}
 
 
 @pytest.fixture
@@ -45,7 +50,7 @@ def receiver() -> Iterator[Listen]:
 @pytest.fixture
 def worker(redis_url: str) -> Iterator[Presence]:
     connection = redis.Redis.from_url(redis_url)
-    made = Presence(connection)
+    made = Presence(connection, lambda: None)
     made.start()
     while not connection.exists(WORKER_SIGN):
         time.sleep(0.01)
@@ -55,7 +60,7 @@ def worker(redis_url: str) -> Iterator[Presence]:
 
 @pytest.fixture
 def api(database: Database, account: NewAccount, tmp_path: Path, redis_url: str, receiver: Listen) -> Api:
-    return Api(database, account, api_settings(tmp_path, redis_url=redis_url, smtp=receiver))
+    return Api(database, account, api_settings(tmp_path, redis_url=redis_url, smtp=receiver, **NO_SUBMISSION))
 
 
 def test_all_is_well_when_every_part_answers(api: Api, worker: Presence) -> None:
@@ -90,7 +95,7 @@ def test_a_worker_shows_again_after_redis_lost_everything(api: Api, worker: Pres
 def test_a_missing_receiver_is_named(
     database: Database, account: NewAccount, tmp_path: Path, redis_url: str, worker: Presence
 ) -> None:
-    settings = api_settings(tmp_path, redis_url=redis_url, smtp=Listen("127.0.0.1", free_port()))
+    settings = api_settings(tmp_path, redis_url=redis_url, smtp=Listen("127.0.0.1", free_port()), **NO_SUBMISSION)
     assert failing(Api(database, account, settings)) == ["receiver"]
 
 
@@ -105,13 +110,62 @@ def test_a_receiver_that_does_not_greet_is_named(
 ) -> None:
     with greeting_server(greeting) as listen:
         begun = time.monotonic()
-        assert failing(Api(database, account, api_settings(tmp_path, redis_url=redis_url, smtp=listen))) == ["receiver"]
+        settings = api_settings(tmp_path, redis_url=redis_url, smtp=listen, **NO_SUBMISSION)
+        assert failing(Api(database, account, settings)) == ["receiver"]
         assert time.monotonic() - begun < 3
+
+
+@dataclass
+class Submitting:
+    """What has one of each kind of place."""
+
+    database: Database
+    account: NewAccount
+    settings: Settings
+
+    def app(self, **changes: str) -> Api:
+        """A web application; each asks anew."""
+        return Api(self.database, self.account, replace(self.settings, **changes))
+
+
+@pytest.fixture
+def submitting(
+    database: Database, database_url: str, account: NewAccount, tmp_path: Path, redis_url: str, receiver: Listen
+) -> Iterator[Submitting]:
+    with running_listener(tmp_path / "submission", database_url, TestAcceptor()) as listening:
+        places = {"submission": listening.submission, "submission_tls": listening.submission_tls}
+        settings = api_settings(tmp_path, redis_url=redis_url, smtp=receiver, **places)
+        yield Submitting(database, account, settings)
+
+
+def test_submission_is_looked_at_where_it_is_meant_to_run(submitting: Submitting, worker: Presence) -> None:
+    answer = submitting.app().client.get("/healthz")
+    assert (answer.status_code, answer.json["checks"]["submission"]) == (200, {"ok": True}), answer.text
+    for off in ({"submission": "off"}, {"submission_tls": "off"}):
+        assert submitting.app(**off).client.get("/healthz").json["checks"]["submission"] == {"ok": True}
+
+
+def test_a_submission_that_is_missing_at_one_of_its_places_is_named(submitting: Submitting, worker: Presence) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    both = f"{submitting.settings.submission},{nobody}"
+    for missing in ({"submission": nobody}, {"submission": both}, {"submission_tls": nobody}):
+        api = submitting.app(**missing)
+        assert failing(api) == ["submission"]
+        assert nobody in api.client.get("/healthz").json["checks"]["submission"]["reason"]
+
+
+@pytest.mark.parametrize("kind", ["submission", "submission_tls"])
+@pytest.mark.parametrize("greeting", [b"421 busy\r\n", b"", None])
+def test_a_submission_that_does_not_greet_is_named(
+    submitting: Submitting, worker: Presence, kind: str, greeting: bytes | None
+) -> None:
+    with greeting_server(greeting) as listen:
+        assert failing(submitting.app(**{kind: str(listen)})) == ["submission"]
 
 
 def test_missing_redis_and_database_are_named(account: NewAccount, tmp_path: Path, receiver: Listen) -> None:
     away = Database(f"postgresql://postgres@/postgres?host={tmp_path}")
-    settings = api_settings(tmp_path, redis_url=f"unix://{tmp_path}/none.sock", smtp=receiver)
+    settings = api_settings(tmp_path, redis_url=f"unix://{tmp_path}/none.sock", smtp=receiver, **NO_SUBMISSION)
     assert failing(Api(away, account, settings)) == ["database", "redis", "worker"]
 
 

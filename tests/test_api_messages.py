@@ -6,12 +6,13 @@ import base64
 import json
 import threading
 from dataclasses import replace
+from email import message_from_bytes, policy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.clock import DAY_MS, HOUR_MS, SECOND_MS, to_rfc3339
+from core.clock import DAY_MS, HOUR_MS, SECOND_MS, to_datetime, to_rfc3339
 from core.config import Settings
 from core.delivery import DeliveryKind, DeliveryState
 from core.sending.send_settings import SendOptions, read_send_options
@@ -236,6 +237,15 @@ def test_the_workers_are_told_after_the_commit(api: SendApi) -> None:
     api.rung.clear()
     api.sent(send_at=to_rfc3339(NOW_MS + HOUR_MS))
     assert api.rung == [DeliveryKind.EVENTS]
+
+
+@only_sqlite
+@pytest.mark.parametrize("whole", [{}, {"raw": RAW, "plain": None}])
+def test_scheduled_mail_has_the_date_at_which_it_leaves(api: SendApi, whole: dict[str, Any]) -> None:
+    """One that says it is twenty days old when it arrives lies deep in the mailbox, and looks like spam."""
+    leaves_ms = NOW_MS + 20 * 24 * HOUR_MS
+    message = message_from_bytes(api.source(api.sent(send_at=to_rfc3339(leaves_ms), **whole)), policy=policy.default)
+    assert message["Date"].datetime == to_datetime(leaves_ms // 1000 * 1000)
 
 
 # --- what is refused ---

@@ -17,7 +17,7 @@ from core.config import Settings
 from core.services.accounts import NewAccount
 from core.setting_values import Listen
 from tests.web_process import WebProcess, running_web
-from web.server import server_options
+from web.server import HEAD_S, server_options
 
 STOP_WITHIN_S = 8.0
 without_postgres = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -115,6 +115,38 @@ def test_a_stuck_client_does_not_keep_the_server(web: WebProcess) -> None:
         begun = time.monotonic()
         web.stop(STOP_WITHIN_S + 4)
         assert time.monotonic() - begun < STOP_WITHIN_S + 4
+
+
+@without_postgres
+def test_clients_who_send_nothing_or_half_a_request_hold_no_threads(web: WebProcess) -> None:
+    def seconds() -> float:
+        begun = time.monotonic()
+        assert requests.get(f"{web.url}/openapi.json", timeout=HEAD_S + 20).status_code == 200
+        return time.monotonic() - begun
+
+    count = 3 * Settings().web_threads
+    usual = seconds() + 2
+    clients = [socket.create_connection(("127.0.0.1", web.port)) for _ in range(count)]
+    assert seconds() < usual, "browsers open connections ahead"
+    for client in clients[: count // 3]:
+        client.sendall(b"GET /o/x HTTP/1.1\r\nHost: x\r\n")
+    assert seconds() < HEAD_S + usual
+    for client in clients:
+        with client:
+            client.settimeout(HEAD_S)
+            assert client.recv(1) == b"", "told no more of it"
+
+
+@without_postgres
+def test_redirects_of_our_own_stay_in_the_same_place(web: WebProcess, account: NewAccount) -> None:
+    """The proxy before us may speak TLS, on another port: a place that we made up would get the key, and in clear."""
+    url, headers = addresses(web, account)
+    doubled = f"/api/v0.1//{account.account_id}/addresses"
+    for host in ("api.example.com", "evil.example:81", "x"):
+        asked = f"{web.url}{doubled}?per_page=1"
+        answer = requests.get(asked, headers={**headers, "Host": host}, allow_redirects=False, timeout=20)
+        assert (answer.status_code, answer.headers["Location"]) == (308, f"{url.removeprefix(web.url)}?per_page=1")
+    assert requests.post(f"{web.url}{doubled}", json=BODY, headers=headers, timeout=20).status_code == 201
 
 
 @without_postgres

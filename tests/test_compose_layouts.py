@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import thread_time
 
 import pytest
 
@@ -10,6 +10,8 @@ from core.errors import InvalidField
 from outbound.composing.css_inlining import MAX_HTML_LENGTH, inline_css
 from outbound.composing.layouts import body_of, choose_layout, read_layout, render_layout
 
+TOO_MUCH = (InvalidField, TimeoutError)
+"""The second on a machine that has too much else to do."""
 FRAME = '<h1>{{ title | News & "more" }}</h1>{{content}}<a href="{{url}}">{{ note | }}</a>'
 
 
@@ -36,7 +38,6 @@ def test_a_variable_without_value_is_named() -> None:
         ("{{content}}{{ a b }}", "no variable"),
         ("{{content}}{{}}", "no variable"),
         ("{{content}}{{ a", "near '{{ a'"),
-        ("{{content}} a }}", "near ' a }}'"),
         ("{{content}}{{{ a }}}", "double braces"),
         ("{{content}}" + "x" * 300_000, "longer than"),
     ],
@@ -47,9 +48,10 @@ def test_a_layout_that_would_send_marks_is_refused(source: str, words: str) -> N
     assert words in caught.value.problem
 
 
-def test_css_with_single_braces_is_no_mark() -> None:
-    source = "<style>a{b:c}@media x{a{b:c} }</style>{{content}}"
-    assert render_layout(read_layout("html", source), "Hi", {}) == source.replace("{{content}}", "Hi")
+def test_css_as_tools_write_it_is_no_mark() -> None:
+    source = "<style>a{b:{{ b }}}@media x{a{b:c}}</style>{{content}}"
+    rendered = render_layout(read_layout("html", source), "Hi", {"b": "d"})
+    assert rendered == "<style>a{b:d}@media x{a{b:c}}</style>Hi"
 
 
 def test_which_layout_is_taken() -> None:
@@ -86,10 +88,10 @@ def test_reading_takes_linear_time(unit: str) -> None:
     def seconds(count: int) -> float:
         best = 9.9
         for _ in range(3):
-            start = perf_counter()
+            start = thread_time()
             with pytest.raises(InvalidField):
                 read_layout("html", unit * count)
-            best = min(best, perf_counter() - start)
+            best = min(best, thread_time() - start)
         return best
 
     assert seconds(40_000) < 10 * seconds(10_000) + 0.05
@@ -100,9 +102,9 @@ def test_finding_the_body_takes_linear_time(unit: str) -> None:
     def seconds(count: int) -> float:
         best = 9.9
         for _ in range(3):
-            start = perf_counter()
+            start = thread_time()
             body_of(unit * count + "<body>")
-            best = min(best, perf_counter() - start)
+            best = min(best, thread_time() - start)
         return best
 
     assert seconds(80_000) < 10 * seconds(20_000) + 0.05
@@ -117,12 +119,16 @@ def test_css_goes_into_the_elements() -> None:
 
 
 def test_css_that_breaks_the_library_ends_nothing_but_its_own_process() -> None:
-    with pytest.raises(InvalidField, match="html: is too complex"):
+    with pytest.raises(TOO_MUCH):
         inline_css("<style>p{color:red}</style>" + "<div>" * 25_000 + "<p>x")
     with pytest.raises(InvalidField, match="html: is longer"):
         inline_css("x" * (MAX_HTML_LENGTH + 1))
     many = "<style>*{" + "".join(f"a{index}:b;" for index in range(4000)) + "}</style>" + "<p>x</p>" * 2000
-    start = perf_counter()
-    with pytest.raises(InvalidField, match="html: is too complex"):
+    with pytest.raises(TOO_MUCH):
         inline_css(many)
-    assert perf_counter() - start < 30
+
+
+def test_a_machine_without_time_to_inline_is_no_fault_of_the_mail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outbound.composing.css_inlining.TIMEOUT_S", 0.001)
+    with pytest.raises(TimeoutError, match="2 seconds of processor time"):
+        inline_css("<p>x")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import email
 import email.policy
+import re
 from contextlib import suppress
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ from outbound.composing.raw_message import PreparedRaw, RawOptions, prepare_raw
 from outbound.composing.recoding import rewrite_html
 
 OPTIONS = RawOptions("0199f3a2-1111-7abc-8def-0123456789ab", 1_795_211_355_000, "mx.example.net")
-HEAD = b"From: A <a@example.com>\r\nTo: b@example.org\r\nDate: x\r\nMessage-ID: <1@example.com>\r\n"
+HEAD = b"From: A <a@example.com>\r\nTo: b@example.org\r\nDate: 1 Jan 2026 09:00 GMT\r\nMessage-ID: <1@example.com>\r\n"
 BOUNDARY = b'MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary="b b"\r\n\r\n'
 fragments = st.sampled_from(
     [
@@ -64,6 +65,53 @@ def test_line_ends_bcc_date_and_id_are_put_right() -> None:
         b"From: a@example.com\r\nSubject: s\r\nDate: Fri, 20 Nov 2026 21:49:15 +0000\r\n"
         b"Message-ID: <0199f3a2-1111-7abc-8def-0123456789ab@mx.example.net>\r\n\r\nHi\r\nthere\r\n"
     )
+
+
+AUTHOR = b"From: a@example.com\r\n"
+NEW_ID = "0199f3a2-1111-7abc-8def-0123456789ab@mx.example.net"
+
+
+@pytest.mark.parametrize(
+    ("given", "message_id"),
+    [
+        (b"<1@x>", "1@x"),
+        (b"1@x", "1@x"),
+        (b" < 1@x > (c)", "1@x"),
+        (b"", NEW_ID),
+        (b"1 2@x", NEW_ID),
+        (b"<>", NEW_ID),
+        ("ü@x".encode(), NEW_ID),
+        (b"x" * 950, NEW_ID),
+    ],
+)
+def test_an_id_that_nobody_can_read_is_written_anew(given: bytes, message_id: str) -> None:
+    """Large providers refuse mail without a valid one (RFC 6409 section 8.3)."""
+    result = prepared(AUTHOR + b"Date: 1 Jan 2026 09:00 GMT\r\nMessage-ID:" + given + b"\r\n\r\nHi")
+    assert result.message_id == message_id
+    assert re.findall(rb"(?im)^message-id: *<? *([^ >]+)", result.content) == [message_id.encode()]
+
+
+@pytest.mark.parametrize(
+    ("given", "is_kept"),
+    [
+        (b"Thu, 1 Jan 2026 09:00:00 +0100 (CET)", True),
+        (b"1 Jan 26 09:00 GMT", True),
+        (b"2026-01-01T09:00:00Z", False),
+        (b"today", False),
+        (b"", False),
+        (b"0" * 900, False),
+    ],
+)
+def test_a_date_that_nobody_can_read_is_written_anew(given: bytes, is_kept: bool) -> None:
+    content = prepared(AUTHOR + b"Date: " + given + b"\r\n\r\nHi").content
+    assert re.findall(rb"(?m)^Date: (.*)\r$", content) == [given if is_kept else b"Fri, 20 Nov 2026 21:49:15 +0000"]
+
+
+def test_texts_without_a_blank_to_fold_at_become_encoded_words() -> None:
+    json = b'{"category":["' + b"x" * 1_200 + b'"]}'
+    content = prepared(HEAD + b"Subject: " + json + b"\r\nX-SMTPAPI: " + json + b"\r\n\r\nHi").content
+    message = email.message_from_bytes(content, policy=email.policy.default)
+    assert message["subject"] == message["x-smtpapi"] == json.decode()
 
 
 @pytest.mark.parametrize(
@@ -185,6 +233,16 @@ def test_whatever_comes_is_refused_or_safe(noise: bytes) -> None:
         assert prepared(content).content == content
 
 
+def test_control_headers_may_be_encoded_words() -> None:
+    """As mail libraries write what is beyond ASCII; a comma within separates all the same."""
+    tags = b"x-cloudmta-tags: =?utf-8?q?caf=C3=A9=2C_th=C3=A9?=,\r\n =?utf-8?b?w7w=?=\r\n"
+    assert take_control_headers(HEAD + tags + b"\r\nHi")[1] == Control(tags=("café", "thé", "ü"))
+    with pytest.raises(InvalidField, match="control character"):
+        take_control_headers(HEAD + b"x-cloudmta-tags: =?utf-8?q?a=0D=0Ab?=\r\n\r\nHi")
+    with pytest.raises(InvalidField, match="longer than"):  # not decoded: that takes quadratic time
+        take_control_headers(HEAD + b"x-cloudmta-tags: " + b"=?a?q?" * 40_000 + b"\r\n\r\nHi")
+
+
 def test_control_headers_are_read_and_removed() -> None:
     raw = b"X-CloudMTA-Class: Priority\nFrom: a@example.com\nx-cloudmta-tags: a, b,\n ,c\nx-cloudmta-layout: frame\n"
     content, control = take_control_headers(raw + b"x-cloudmta-new: 1\nSubject: s\n\nx-cloudmta-tags: body\n")
@@ -232,10 +290,10 @@ def test_hostile_address_lists_take_linear_time(unit: str) -> None:
     def seconds(count: int) -> float:
         best = 9.9
         for _ in range(3):
-            start = perf_counter()
+            start = thread_time()
             with suppress(InvalidField):
                 read_mailboxes("to", unit * (count // len(unit)) + " <a@example.com>", in_header=True)
-            best = min(best, perf_counter() - start)
+            best = min(best, thread_time() - start)
         return best
 
     assert seconds(60_000) < 10 * seconds(15_000) + 0.05
@@ -256,9 +314,9 @@ def test_hostile_bodies_take_linear_time(make: object) -> None:
         raw = HEAD + BOUNDARY + make(count)  # type: ignore[operator]
         best = 9.9
         for _ in range(3):
-            start = perf_counter()
+            start = thread_time()
             prepared(raw)
-            best = min(best, perf_counter() - start)
+            best = min(best, thread_time() - start)
         return best
 
     assert seconds(40_000) < 10 * seconds(10_000) + 0.05

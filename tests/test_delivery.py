@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from core.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from core.delivery import (
+    BUSY_PAUSE_MS,
     HTTP_POLICY,
     INLINE_POLICY,
     Decision,
@@ -64,6 +65,8 @@ TABLE = [
     (HELD, 99, None, 10 * DAY_MS, 0.0, QUARANTINED, None),  # it waits for a person, however long
     (Verdict.SUPPRESSED, 1, None, 0, 0.0, DeliveryState.SUPPRESSED, None),
     (Verdict.SUPPRESSED, 99, None, 10 * DAY_MS, 0.0, DeliveryState.SUPPRESSED, None),
+    (Verdict.BUSY, 1, None, 0, 0.0, PENDING, 1_000),
+    (Verdict.BUSY, 99, None, 10 * DAY_MS, 0.5, PENDING, 1_500),  # what was not tried is not given up
 ]
 INLINE_TABLE = [
     # verdict, attempts, retry_after_ms -> state
@@ -71,6 +74,7 @@ INLINE_TABLE = [
     (PERMANENT, 1, None, REJECTED),
     (HELD, 1, None, QUARANTINED),
     (Verdict.SUPPRESSED, 1, None, DeliveryState.SUPPRESSED),  # though only sent mail is ever suppressed
+    (Verdict.BUSY, 1, None, DEFERRED),
     (TEMPORARY, 1, None, DEFERRED),
     (TEMPORARY, 1, 1_000, DEFERRED),  # when to come again is for the sender to know
     (TEMPORARY, 99, None, DEFERRED),
@@ -126,6 +130,9 @@ def test_a_pending_delivery_always_has_a_due_time_inside_the_three_days_and_othe
     decision = decide(progress, outcome(verdict, retry_after_ms), HTTP_POLICY, NOW_MS, chance)
     if decision.state is PENDING:
         assert decision.due_ms is not None
+        if verdict is Verdict.BUSY:
+            assert NOW_MS + BUSY_PAUSE_MS <= decision.due_ms <= NOW_MS + 2 * BUSY_PAUSE_MS
+            return
         assert NOW_MS + 10 * SECOND_MS <= decision.due_ms <= progress.cycle_started_ms + 3 * DAY_MS
     else:
         assert decision.due_ms is None

@@ -339,9 +339,9 @@ def test_a_key_is_read_once_and_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -
 def test_time_grows_with_size_and_no_faster(filling: bytes) -> None:
     def seconds(size: int) -> float:
         message = HEADER + b"\r\n" + filling * (size // len(filling))
-        begun = time.perf_counter()
+        begun = time.thread_time()
         sign(message, ED25519.key, PAST_MS)
-        return time.perf_counter() - begun
+        return time.thread_time() - begun
 
     small = min(seconds(1_000_000) for _ in range(3))
     assert min(seconds(8_000_000) for _ in range(2)) < 30 * max(small, 0.002)
@@ -349,9 +349,9 @@ def test_time_grows_with_size_and_no_faster(filling: bytes) -> None:
 
 def test_a_large_header_takes_no_more_than_its_share() -> None:
     message = b"To: x\r\n" * (MAX_FIELDS - 20) + b"X: " + b"\r\n y" * 200_000 + b"\r\n" + MAIL
-    begun = time.perf_counter()
+    begun = time.thread_time()
     field = sign(message, ED25519.key, PAST_MS)
-    assert time.perf_counter() - begun < 1
+    assert time.thread_time() - begun < 1
     assert len(field) < 16_000
 
 

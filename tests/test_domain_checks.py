@@ -292,7 +292,8 @@ UNANSWERED = replace(SETTLED.report, return_path=CheckResult(CheckState.UNKNOWN,
         (DomainState(), 4 * HOUR_MS, HOUR_MS),
         (DomainState(), 20 * DAY_MS, DAILY_MS),
         (DomainState(), ABANDONED_AFTER_MS, ABANDONED_MS),
-        (replace(SETTLED, spf_verified=False), ABANDONED_AFTER_MS, ABANDONED_MS),
+        (replace(SETTLED, spf_verified=False), ABANDONED_AFTER_MS, DAILY_MS),
+        (replace(SETTLED, dkim_verified=False), ABANDONED_AFTER_MS, ABANDONED_MS),
     ],
 )
 def test_the_next_look(state: DomainState, waited_ms: int, interval_ms: int) -> None:

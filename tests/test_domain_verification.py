@@ -278,6 +278,40 @@ def test_a_chain_of_aliases_leads_to_us(zones: ZoneServer, lookup: DnsLookup) ->
 
 
 @pytest.mark.parametrize(
+    ("kind", "value", "state"),
+    [
+        ("MX", (10, MX), VERIFIED),
+        ("MX", (10, "another.gateway.example"), VERIFIED),
+        ("A", "192.0.2.7", VERIFIED),
+        ("AAAA", "2001:db8::7", VERIFIED),
+        ("MX", (0, ""), WRONG),
+        ("PTR", "somewhere.example", WRONG),
+        (None, None, WRONG),
+    ],
+    ids=["our mx", "the operator's choice", "address", "address with IPv6", "null mx", "no mail", "nothing"],
+)
+def test_what_an_alias_leads_to_must_take_mail(
+    zones: ZoneServer, lookup: DnsLookup, kind: str | None, value: str | tuple[int, str], state: CheckState
+) -> None:
+    publish_all(zones)
+    zones.remove(RETURNS, "MX")
+    if kind is not None:
+        zones.add(RETURNS, kind, value)
+    status = verify(lookup)
+    assert (status.return_path.state, status.spf.state) == (state, VERIFIED)
+    assert [(record.type, record.value) for record in status.return_path.found] == [("CNAME", RETURNS)]
+    assert ("for the operator of this gateway" in status.return_path.cure) is (state is WRONG)
+    assert (f"{RETURNS} MX 10 {MX}" in status.return_path.cure) is (state is WRONG)
+
+
+def test_a_dns_that_fails_behind_an_alias_makes_it_unknown(zones: ZoneServer, lookup: DnsLookup) -> None:
+    publish_all(zones)
+    zones.remove(RETURNS, "MX")
+    zones.make_fail(RETURNS)
+    assert path_check(lookup).state is UNKNOWN
+
+
+@pytest.mark.parametrize(
     ("records", "words"),
     [
         ([("CNAME", "elsewhere.example")], "points elsewhere"),

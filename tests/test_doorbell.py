@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -31,6 +32,7 @@ from workers.scheduler import sweep
 
 KIND = DeliveryKind.INBOUND
 PATIENCE_S = 10.0
+ROOT = Path(__file__).parents[1]
 
 
 @contextmanager
@@ -289,3 +291,36 @@ def test_a_sweep_leaves_alone_what_is_over(mail: Deliveries, connection: redis.R
     mail.record(mail.claim().deliveries[0], 200)
     sweep(mail.database, connection, lambda: NOW_MS + 10**12)
     assert waiting_jobs(connection) == 0
+
+
+WITHOUT_DESCRIPTORS = """
+import resource, sys
+from core.delivery import DeliveryKind
+from workers.doorbell import Doorbell, open_redis
+open_redis(sys.argv[1]).ping()
+bell = Doorbell(sys.argv[1])
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, most))
+bell.ring(DeliveryKind.INBOUND)
+sys.stdin.readline()
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+bell.ring(DeliveryKind.INBOUND)
+sys.stdin.readline()
+"""
+
+
+def test_the_bell_outlives_a_process_without_descriptors(redis_url: str, connection: redis.Redis) -> None:
+    """Its thread once ended for good: all mail of a web process then waited for the scheduler."""
+    command = [sys.executable, "-c", WITHOUT_DESCRIPTORS, redis_url]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            assert "the bell is broken" in process.stdout.readline()
+            process.stdin.write("\n")
+            process.stdin.flush()
+            eventually(lambda: open_queue(connection, DeliveryKind.INBOUND).count == 1)
+        finally:
+            process.kill()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from core.delivery import HTTP_POLICY, DeliveryKind
+from core.errors import StorageUnavailable
 from core.services.accounts import create_account
 from core.services.leases import FinishedAttempt
 from core.services.notices import follow_received
@@ -329,6 +330,34 @@ def can_count(mail: Deliveries, state: str, count: int) -> bool:
         return states(mail).count(state) == count
     except Exception:  # the connection of this thread was cut as well
         return False
+
+
+def test_what_was_leased_when_the_database_went_away_is_claimed_again_at_once(
+    mail: Deliveries, desk: Desk, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the commit of the leases and what is read after it; they would last for minutes."""
+    monkeypatch.setattr(engine_module, "STORAGE_PAUSE_S", 0.02)
+    tries: list[int] = []
+
+    def load(database: Database, ids: Sequence[str], token: str, now_ms: int) -> Sequence[ClaimedDelivery]:
+        tries.append(len(ids))
+        if len(tries) == 1:
+            raise StorageUnavailable("away")
+        return load_received(database, ids, token, now_ms)
+
+    mail.accept(TARGET, 3)
+    limits = EngineLimits(DeliveryKind.INBOUND, 8, 8, LEASE_MS - 15_000)
+    engine = Engine(mail.database, Line(desk, HTTP_POLICY, load, follow_received), limits, clock)
+    engine.start()
+    try:
+        assert engine.drain(PATIENCE_S)
+        for one in desk.next(3):
+            one.answer(200)
+        eventually(lambda: states(mail) == ["delivered"] * 3)
+    finally:
+        desk.close()
+        engine.stop(PATIENCE_S)
+    assert tries == [3, 3]
 
 
 def test_a_delivery_that_was_deleted_meanwhile_does_not_hold_up_the_records_of_others(

@@ -194,7 +194,9 @@ def test_what_waits_goes_where_its_webhook_has_moved(
     world.happen(world.send(), K.OPEN)
     worker.step()
     switch(world, webhook, url=target.url("/new"))
-    assert world.deliveries("state, target_host") == [("pending", f"http://127.0.0.1:{target.port}")]
+    assert world.deliveries("state, target_host") == [
+        ("pending", f"http://127.0.0.1:{target.port}#{webhook.webhook_id}")
+    ]
     world.now_ms += HOUR_MS
     worker.step()
     assert world.deliveries() == ["delivered"]
@@ -438,6 +440,24 @@ def test_an_engine_posts_many_batches_and_a_hanging_webhook_delays_nobody(
 
         eventually(all_told)
         assert world.again(slow).draft.is_active
+
+
+def test_a_webhook_that_fails_delays_no_other_at_the_same_host(
+    world: EventWorld, engine: Engine[Any], target: HttpTarget
+) -> None:
+    world.now_ms = system_clock() - MINUTE_MS
+    for number in range(5):
+        world.webhook(target.url(f"/status/503?{number}"))
+    good = world.webhook(target.url())
+    for _ in range(20):
+        world.happen(world.send(), K.DELIVERY)
+
+    def all_told() -> bool:
+        engine.drain(0.1)
+        done = "SELECT count(*) FROM delivery WHERE webhook_id = ? AND state = 'delivered'"
+        return bool(world.execute(done, (good.webhook_id,))[0][0] == 20)
+
+    eventually(all_told)
 
 
 def test_a_webhook_that_takes_too_long_is_cut_off_and_tried_again(world: EventWorld, engine: Engine[Any]) -> None:

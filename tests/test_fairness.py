@@ -15,11 +15,14 @@ from core.fairness import (
     NEWCOMER_CONCURRENCY,
     SLOW_CONCURRENCY,
     SLOW_MS,
+    SUSPECT_POOL_SHARE,
     Candidate,
     ClaimPlan,
     HostHealth,
     HostLoad,
+    MachineOf,
     health_after,
+    unknown_machine,
 )
 from tests.conftest import NOW_MS
 
@@ -37,6 +40,7 @@ def plan(
     health: dict[str, HostHealth] | None = None,
     proven: tuple[str, ...] = (GOOD, BAD),
     host_concurrency: int = 32,
+    machine_of: MachineOf = unknown_machine,
 ) -> ClaimPlan:
     return ClaimPlan(
         free_places=free,
@@ -46,6 +50,7 @@ def plan(
         health=health or {},
         proven_hosts=proven,
         now_ms=NOW_MS,
+        machine_of=machine_of,
     )
 
 
@@ -169,3 +174,46 @@ def test_the_breaker_opens_at_the_fifth_failure_and_its_pause_doubles_up_to_a_mi
     assert pauses[4:9] == [5 * SECOND_MS, 10 * SECOND_MS, 20 * SECOND_MS, 40 * SECOND_MS, 60 * SECOND_MS]
     assert set(pauses[9:]) == {BREAKER_LONGEST_PAUSE_MS}
     assert pauses[4] == BREAKER_FIRST_PAUSE_MS
+
+
+# --- hosts that share a machine ---
+
+SHARED = "192.0.2.1 25"
+
+
+def behind_one_machine(host: str) -> str | None:
+    return SHARED if host.startswith("mailto://d") else None
+
+
+def crowd(count: int) -> list[Candidate]:
+    return [Candidate(f"d{number}", f"mailto://d{number}.test") for number in range(count)]
+
+
+def test_hosts_that_share_a_machine_share_its_places() -> None:
+    taken = plan(proven=(SHARED, "mailto://other.test"), host_concurrency=10, machine_of=behind_one_machine)
+    taken.offer([*crowd(100), *due("mailto://other.test", 20)])
+    assert len([one for one in taken.chosen if one.startswith("d")]) == 10
+    assert len(taken.chosen) == 20
+    assert taken.allowance("mailto://d7.test") == 0
+
+
+def test_a_machine_nobody_has_seen_answer_is_a_newcomer_under_all_its_names() -> None:
+    taken = plan(proven=(), host_concurrency=10, machine_of=behind_one_machine)
+    taken.offer(crowd(100))
+    assert len(taken.chosen) == NEWCOMER_CONCURRENCY
+
+
+def test_what_other_workers_have_at_a_machine_counts_by_host_only() -> None:
+    load = {"mailto://d0.test": HostLoad(9, 10, here=2), "mailto://d1.test": HostLoad(3, 10, here=3)}
+    proven = (SHARED, *load)
+    taken = plan(load=load, proven=proven, host_concurrency=10, machine_of=behind_one_machine)
+    assert (taken.allowance("mailto://d0.test"), taken.allowance("mailto://d1.test")) == (1, 5)
+    assert taken.allowance("mailto://d5.test") == NEWCOMER_CONCURRENCY
+    assert plan(load=load, proven=proven, host_concurrency=10).allowance("mailto://d1.test") == 7
+
+
+def test_a_machine_that_dawdles_is_suspect_under_all_its_names() -> None:
+    load = {"mailto://d0.test": HostLoad(1, SLOW_MS + 1, here=1)}
+    taken = plan(pool=16, load=load, proven=(SHARED,), machine_of=behind_one_machine)
+    taken.offer(crowd(100))
+    assert len(taken.chosen) == 16 * SUSPECT_POOL_SHARE - 1

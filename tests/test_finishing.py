@@ -194,9 +194,10 @@ def test_a_stream_that_would_break_the_mark_is_left_out() -> None:
         MESSAGE.replace(b"text/plain; charset=utf-8", b'multipart/signed; boundary="x"'),
         MESSAGE.replace(b"text/plain; charset=utf-8", b"multipart/mixed"),
         b"Subject: no body\r\nFrom: a@sender.example\r\n\r\n",
+        b"From: a@sender.example\r\n\r\n-----BEGIN PGP SIGNED MESSAGE-----\r\n\r\nhttps://shop.test/\r\n",
         b"X: " + b"y" * 300_000 + b"\r\nFrom: a@sender.example\r\n\r\nHi\r\n",
     ],
-    ids=["charset", "signed", "broken", "empty", "long header"],
+    ids=["charset", "signed", "broken", "empty", "signed text", "long header"],
 )
 def test_what_cannot_be_tracked_goes_as_it_is(content: bytes) -> None:
     assert finish(content, wanted(replace(EVERYTHING, unsubscribe=False))).endswith(content)

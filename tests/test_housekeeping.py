@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from core.built_in_store import open_built_in
 from core.clock import DAY_MS, HOUR_MS, MINUTE_MS, system_clock, to_datetime
@@ -372,6 +374,25 @@ def test_an_outage_does_not_end_housekeeping(
     housekeeper.start()
     wait_until(lambda: len(tries) > 4)
     housekeeper.stop()
+
+
+def test_a_folder_that_cannot_be_listed_now_is_one_line_in_the_log(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.housekeeping.EVERY_S", 0.01)
+
+    def fail(_: Household) -> object:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Household, "tidy", fail)
+    with capture_logs() as logged:
+        housekeeper = Housekeeper(settings, database, lambda: NOW_MS, 0.0)
+        housekeeper.start()
+        wait_until(lambda: len(logged) > 2)
+        housekeeper.stop()
+    assert {(entry["log_level"], entry["reason"]) for entry in logged} == {
+        ("warning", "[Errno 24] Too many open files")
+    }
 
 
 def wait_until(condition) -> None:  # type: ignore[no-untyped-def]

@@ -17,6 +17,7 @@ from core.ids import (
     new_address_id,
     new_api_key,
     new_domain_id,
+    new_message_id,
     new_signing_secret,
     new_time_ordered_id,
     secret_digest,
@@ -29,6 +30,13 @@ def test_a_time_ordered_id_is_a_uuid_of_version_7_that_holds_its_moment(moment_m
     made = uuid.UUID(new_time_ordered_id(moment_ms))
     assert made.version == 7
     assert made.variant == uuid.RFC_4122
+    assert made.int >> 80 == moment_ms
+
+
+@given(st.integers(0, 2**48 - 1))
+def test_the_id_of_a_message_is_a_uuid_of_version_4_that_sorts_by_its_moment(moment_ms: int) -> None:
+    made = uuid.UUID(new_message_id(moment_ms))
+    assert (made.version, made.variant) == (4, uuid.RFC_4122)
     assert made.int >> 80 == moment_ms
 
 

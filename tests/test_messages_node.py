@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from email import message_from_bytes, policy
@@ -125,6 +126,14 @@ def stored(database: Database, message_id: str) -> tuple[Any, ...]:
     with database.reading():
         found: tuple[Any, ...] = database.execute(query, (message_id,))[0]
     return found
+
+
+UUID_OF_THE_VENDORS_TEST = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+
+
+def test_the_id_is_one_that_the_vendors_own_test_takes(node: Node) -> None:
+    answer = node.send("sendMessage", {**MESSAGE, "attachments": []})
+    assert re.fullmatch(UUID_OF_THE_VENDORS_TEST, answer["id"], re.IGNORECASE)
 
 
 def test_the_vendors_example(node: Node, database: Database, account_and_web: Any) -> None:

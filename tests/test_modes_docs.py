@@ -111,7 +111,7 @@ def test_the_commands_of_the_quarantine_work(gateway: Gateway) -> None:
         environment = {
             **os.environ,
             "API": f"{gateway.settings.api_url}/api/v0.1/{gateway.account.account_id}",
-            "KEY": gateway.account.api_key,
+            "AUTH": f"Authorization: Bearer {gateway.account.api_key}",
             "ID": held[0]["id"],
         }
         for command in code("Quarantine", "bash").strip().splitlines():

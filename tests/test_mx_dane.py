@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import dns.resolver
 import pytest
@@ -14,10 +17,10 @@ from core.config import Settings
 from core.delivery import Verdict
 from core.errors import ConfigurationError
 from core.mx_check import make_resolver
-from outbound.dane import believes_dnssec
+from outbound.dane import CertificateRejected, believes_dnssec, check_certificate
 from outbound.mx import mx_transport_for
 from outbound.pool import NO_REUSE, ConnectionPool
-from outbound.tls import TlsLevel
+from outbound.tls import TlsaRecord, TlsLevel
 from tests.certificate_authority import Issued, issue, make_root
 from tests.mx_support import DOMAIN, HOST, MAIL, SECOND_HOST
 from tests.scripted_smtp import Peer, Script, running_peer
@@ -149,6 +152,35 @@ def test_an_anchor_that_is_in_the_dns_need_not_be_shown(trust: Trust, private: I
         assert edge.send().tls is TlsLevel.DANE
     with world(trust, shown, tlsa(2, 0, 1, private)) as (_, edge):
         assert edge.send().outcome.verdict is Verdict.TEMPORARY
+
+
+EC_KEY = bytes.fromhex("06072a8648ce3d0201")
+"""The algorithm of our keys in DER."""
+UNKNOWN_KEY = EC_KEY[:-1] + b"\x63"
+
+
+@dataclass
+class Shown:
+    """A session in which these certificates were shown: OpenSSL shows none whose key it does not know."""
+
+    chain: list[bytes]
+
+    def get_unverified_chain(self) -> list[bytes]:
+        return self.chain
+
+
+def test_a_key_of_a_kind_that_nobody_knows_is_compared_as_it_stands(private: Issued) -> None:
+    host = issue(private, HOST, show=True)
+    strange = host.der.replace(EC_KEY, UNKNOWN_KEY)
+    named = TlsaRecord(3, 1, 1, hashlib.sha256(host.public_key.replace(EC_KEY, UNKNOWN_KEY)).digest())
+    check_certificate(cast(ssl.SSLSocket, Shown([strange])), [named], (HOST,))
+    above = private.der.replace(EC_KEY, UNKNOWN_KEY)
+    for usage, chain in ((3, [strange]), (2, [host.der, above])):
+        with pytest.raises(CertificateRejected):
+            check_certificate(cast(ssl.SSLSocket, Shown(chain)), [TlsaRecord(usage, 1, 1, bytes(32))], (HOST,))
+    record = TlsaRecord(2, 1, 1, hashlib.sha256(private.public_key.replace(EC_KEY, UNKNOWN_KEY)).digest())
+    with pytest.raises(CertificateRejected):
+        check_certificate(cast(ssl.SSLSocket, Shown([host.der, above])), [record], (HOST,))
 
 
 def test_an_anchor_that_is_only_shown_vouches_for_nobody(trust: Trust, private: Issued) -> None:

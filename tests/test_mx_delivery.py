@@ -266,3 +266,18 @@ def test_content_is_not_begun_when_the_answer_could_not_be_waited_for() -> None:
         result = edge.send()
     assert (result.outcome.verdict, result.outcome.is_timeout) == (Verdict.TEMPORARY, True)
     assert "DATA" not in peer.verbs()
+
+
+def test_content_is_not_ended_when_the_answer_could_not_be_waited_for() -> None:
+    """A host that takes content slowly, and needs a while for its answer, would get the mail at each attempt."""
+    content = b"Subject: x\r\n\r\n" + b"y" * 998 + b"\r\n"
+    content += content[14:] * 15_000  # more than all buffers on the way hold
+    timeouts = replace(LONG, total_s=6.0, reserve_s=5.5, dot_s=6.0)
+    with (
+        running_peer(Script(content_pause_s=0.02)) as peer,
+        edge_to(peer.port, timeouts) as edge,
+    ):
+        result = edge.send(content=content)
+        assert (result.outcome.verdict, result.outcome.is_timeout) == (Verdict.TEMPORARY, True)
+        assert "may have taken" not in (result.outcome.error or "")
+    assert peer.taken == []

@@ -56,6 +56,27 @@ def test_a_connection_that_broke_meanwhile_costs_nothing(peer: Peer, trick: str 
     assert (peer.connections, len(peer.taken)) == (2, 2)
 
 
+def test_a_host_that_takes_so_many_mails_from_one_connection_gets_the_next_from_another(peer: Peer) -> None:
+    """Else each further mail would meet the same refusal, while the connection is kept by that very use."""
+    with edge_to(peer.port, pool=ConnectionPool()) as edge:
+        edge.send()
+        peer.script.answers["MAIL"] = ["452 4.3.1 too many mails in this session", "250 ok"]
+        assert edge.send().outcome.verdict is Verdict.ACCEPTED
+        peer.script.answers["RCPT"] = ["550 5.1.1 unknown", "250 ok"]
+        assert edge.send().outcome.verdict is Verdict.PERMANENT
+        peer.script.answers["MAIL"] = ["450 4.7.1 too many errors in this session", "250 ok"]
+        assert edge.send().outcome.verdict is Verdict.ACCEPTED
+    assert (peer.connections, len(peer.taken)) == (3, 3)
+
+
+def test_a_host_that_takes_no_mail_at_all_is_asked_once_more_and_believed(peer: Peer) -> None:
+    with edge_to(peer.port, pool=ConnectionPool()) as edge:
+        edge.send()
+        peer.script.answers["MAIL"] = "451 4.3.0 not now"
+        result = edge.send()
+    assert (result.outcome.verdict, result.outcome.status, peer.connections) == (Verdict.TEMPORARY, 451, 2)
+
+
 def test_a_connection_closed_by_the_host_is_not_used(peer: Peer) -> None:
     with edge_to(peer.port, pool=ConnectionPool()) as edge:
         peer.script.answers["."] = ["250 ok", "250 ok\r\n421 too long"]

@@ -32,7 +32,7 @@ from outbound.timing import Deadline
 from outbound.tls import TlsContexts, TlsLevel
 from tests.certificate_authority import Issued, issue, make_root
 from tests.mx_support import DOMAIN, HOST, MAIL, SECOND_HOST
-from tests.scripted_smtp import Peer, Script, running_peer
+from tests.scripted_smtp import Peer, Script, Trick, running_peer
 from tests.tls_support import POLICY_HOST, SecureEdge, Trust, http_answer, policy_file, secure_edge
 
 OFFERED = ("STARTTLS", "PIPELINING")
@@ -129,8 +129,15 @@ def test_a_downgrade_to_clear_text_keeps_the_mail(trust: Trust, script: Script) 
     assert "MAIL" not in peer.verbs()
 
 
-def test_a_broken_handshake_keeps_the_mail(trust: Trust) -> None:
-    script = Script(features=OFFERED, handshake=False)
+@pytest.mark.parametrize(
+    "script",
+    [
+        Script(features=OFFERED, handshake=False),
+        Script(answers={"EHLO": ["250-mx.test\r\n250 STARTTLS", Trick.HANG_UP, "250 mx.test"]}),
+    ],
+    ids=["in it", "right after it"],
+)
+def test_a_broken_handshake_keeps_the_mail(trust: Trust, script: Script) -> None:
     with running_peer(script, certificate(trust).context(trust.folder)) as peer, secure_edge(peer.port, trust) as edge:
         edge.serve(policy_file(), "1")
         assert edge.send().outcome.verdict is Verdict.TEMPORARY

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
+
 import pytest
 
 from core.delivery import Verdict
 from tests.mx_support import CONTENT, SHORT, edge_to
 from tests.raw_server import Certificate, make_certificate
-from tests.scripted_smtp import Script, running_peer
+from tests.scripted_smtp import Script, Trick, running_peer
 
 OFFERED = ("STARTTLS", "PIPELINING")
 
@@ -40,6 +42,28 @@ def test_after_a_failed_handshake_the_mail_goes_in_clear(certificate: Certificat
     assert (result.outcome.verdict, result.tls_version) == (Verdict.ACCEPTED, None)
     assert peer.connections == 2
     assert not peer.taken[0].is_tls
+
+
+def test_a_host_that_wants_a_certificate_of_ours_gets_the_mail_in_clear(certificate: Certificate) -> None:
+    """In TLS 1.3 it says so when we think that the handshake is over."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.path, certificate.key_path)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with running_peer(Script(features=OFFERED), context) as peer, edge_to(peer.port) as edge:
+        result = edge.send()
+    assert (result.outcome.verdict, result.tls_version) == (Verdict.ACCEPTED, None)
+    assert peer.connections == 2
+
+
+@pytest.mark.parametrize("trick", [Trick.HANG_UP, Trick.RESET, Trick.STALL])
+def test_what_breaks_at_the_first_word_under_tls_goes_in_clear(certificate: Certificate, trick: Trick) -> None:
+    hello = "250-mx.test\r\n250 STARTTLS"
+    with (
+        running_peer(Script(answers={"EHLO": [hello, trick, hello]}), certificate) as peer,
+        edge_to(peer.port, SHORT) as edge,
+    ):
+        result = edge.send()
+    assert (result.outcome.verdict, result.tls_version) == (Verdict.ACCEPTED, None)
 
 
 @pytest.mark.parametrize("answer", ["454 4.7.0 not now", "502 what?"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import schemathesis
+import yaml
 from hypothesis import HealthCheck, given, settings
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import (
@@ -21,6 +22,8 @@ from core.services.accounts import NewAccount
 from core.store.db import Database
 from tests.api_support import Api, api_settings
 from tests.zone_server import running_zone
+from web.api.message_examples import MESSAGE_EXAMPLES
+from web.reference import ERROR_EXAMPLES
 
 EXAMPLES = 20
 """For each operation, mode and database: some thousand requests in all."""
@@ -150,6 +153,36 @@ def test_every_call_is_explained_and_says_what_it_needs(api: Api) -> None:
                 is_error = int(status) >= 400 and path != READINESS
                 schema = response["content"].get("application/json", {}).get("schema", {})
                 assert not is_error or schema == {"$ref": "#/components/schemas/Error"}
+
+
+def test_tools_that_read_json_as_yaml_read_the_document_too(api: Api) -> None:
+    answer = api.client.get("/openapi.json")
+    assert yaml.load(answer.text, yaml.CSafeLoader) == answer.json  # type: ignore[unused-ignore]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("name", MESSAGE_EXAMPLES)
+def test_each_example_of_a_message_can_be_sent(api: Api, name: str) -> None:
+    shown = api.client.get("/openapi.json").json["paths"]["/api/v0.1/{account_id}/messages"]["post"]["requestBody"]
+    example = shown["content"]["application/json"]["examples"][name]["value"]
+    answer = api.post("/messages", example)
+    assert (answer.status_code, answer.json["test_mode"]) == (202, True), answer.text
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_errors_it_shows_are_those_that_are_given(api: Api) -> None:
+    shown = api.client.get("/openapi.json").json["paths"]["/api/v0.1/{account_id}/messages"]["post"]["responses"]
+    sender = api.post("/credentials", {"kind": "api", "scopes": ["send"]}).json
+    as_sender = {"Authorization": f"Bearer {sender['secret']}"}
+    given = [
+        api.call("POST", "/messages", headers={"Authorization": "Bearer wrong"}, json={}),
+        api.call("POST", "/layouts", headers=as_sender, json={}),
+        api.call("POST", "/messages", data="{}"),
+    ]
+    assert [answer.json for answer in given] == [
+        shown[code]["content"]["application/json"]["example"] for code in ("401", "403", "415")
+    ]
+    assert {code for code in shown if "example" in shown[code]["content"]["application/json"]} == set(ERROR_EXAMPLES)
 
 
 def test_page_numbers_are_marked_as_deprecated(api: Api) -> None:

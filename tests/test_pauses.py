@@ -180,6 +180,15 @@ def test_mail_that_is_let_go_keeps_to_the_limits_and_to_its_own_time(sends: Send
     assert len(events(sends, "rate_limit")) == 2
 
 
+def test_mail_in_test_mode_takes_no_places_when_it_is_let_go(sends: Sends, whole: PausePlace) -> None:
+    pause(sends.database, whole, WHY, sends.now_ms)
+    sends.store(*(f"r{number}@example.com" for number in range(3)), is_test=True)
+    sends.store("real@example.com")
+    assert resumed(sends, whole, SendSettings(hourly_limit=1)) == 4
+    assert sends.database.execute("SELECT DISTINCT due_ms FROM delivery") == [(HOUR_START_MS,)]
+    assert events(sends, "rate_limit") == []
+
+
 def test_many_are_let_go_in_batches_and_what_is_left_follows(
     sends: Sends, whole: PausePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

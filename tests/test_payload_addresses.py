@@ -86,7 +86,7 @@ def test_a_list_has_an_end() -> None:
 def _best_of_three(text: str) -> float:
     times = []
     for _ in range(3):
-        started = time.perf_counter()
+        started = time.thread_time()
         read_addresses(text)
-        times.append(time.perf_counter() - started)
+        times.append(time.thread_time() - started)
     return min(times)

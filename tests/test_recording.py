@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from core.clock import SECOND_MS
-from core.delivery import HTTP_POLICY, Policy
+from core.delivery import BUSY_PAUSE_MS, HTTP_POLICY, Outcome, Policy, Verdict
 from core.errors import NotPossibleNow, StorageUnavailable
 from core.services.accounts import NewAccount
+from core.services.leases import FinishedAttempt
 from core.services.recording import record
 from core.services.replay import replay_one
 from core.store.db import Database
@@ -157,3 +158,18 @@ def test_an_attempt_of_a_deleted_delivery_is_an_error_and_no_outage(mail: Delive
     with pytest.raises(Exception, match=r"(?i)foreign key") as caught:
         mail.record(taken, 200)
     assert not isinstance(caught.value, StorageUnavailable)
+
+
+def test_where_a_host_was_busy_nothing_has_happened(mail: Deliveries) -> None:
+    mail.accept(TARGET)
+    mail.record(mail.claim().deliveries[0], 503, error="of before", policy=STEADY)
+    (taken,) = mail.claim(NOW_MS + SECOND_MS).deliveries
+    busy = Outcome(Verdict.BUSY, 0, NOW_MS, 5, "all connections are in use", is_our_fault=True)
+
+    with mail.database.transaction():
+        record(mail.database, [FinishedAttempt(taken, busy)], STEADY, NOW_MS + SECOND_MS)
+
+    ((*left, due_ms),) = mail.rows("state, attempts, cycle_attempts, last_status, last_error, lease_token, due_ms")
+    assert left == ["pending", 1, 1, 503, "of before", None]
+    assert BUSY_PAUSE_MS <= due_ms - NOW_MS - SECOND_MS <= 2 * BUSY_PAUSE_MS
+    assert mail.attempts() == [(1, 503)]

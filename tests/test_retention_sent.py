@@ -16,7 +16,7 @@ from core.sending.events import EventKind
 from core.services.acceptance import store_accepted
 from core.services.accounts import NewAccount
 from core.services.held_sends import release_held
-from core.services.idempotency import IdempotencyClaim, keep_answer
+from core.services.idempotency import IdempotencyClaim, keep_answers
 from core.services.retention import Purged, PurgeLimits, Retention, RetentionAges
 from core.store.blobs import DiskBlobs
 from core.store.db import Database
@@ -213,7 +213,7 @@ def test_batches_for_webhooks_go_with_the_statuses_where_attempts_stay_for_ever(
 def test_idempotency_keys_go_after_a_day(sends: Sends, blobs: DiskBlobs) -> None:
     with sends.database.transaction():
         for number, at_ms in enumerate((START_MS, START_MS + 1, START_MS + HOUR_MS)):
-            keep_answer(sends.database, IdempotencyClaim("user", f"k{number}", "0" * 64, "{}"), "m", at_ms)
+            keep_answers(sends.database, [(IdempotencyClaim("user", f"k{number}", "0" * 64, "{}"), "m")], at_ms)
     assert run(sends, blobs, START_MS + DAY_MS + 1) == {"idempotency_keys": 2}
     assert execute(sends, "SELECT key FROM idempotency") == [("k2",)]
 

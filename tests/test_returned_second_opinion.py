@@ -38,6 +38,8 @@ NOT_FOUND_BY_THEM = {
     "French, mailbox full": "has no rule",
     "unknown software, a code": "has no rule",
     "no reason known": "has no rule",
+    "a success and a failure, in words": "has no rule",
+    "OpenSMTPD warning": "has no rule",
     "our own address at the beginning of a line": "has no rule",
 }
 OTHERWISE = {"Sendmail warning": "takes the warning for a permanent failure"}

@@ -52,6 +52,14 @@ def test_a_block_says_nothing_against_the_address() -> None:
     assert (found.event, found.is_soft, found.suppress) == (EventKind.SOFT_BOUNCE, False, None)
 
 
+def test_a_temporary_block_that_outlasts_all_attempts_is_not_counted_either() -> None:
+    """Else a week on a host's list would cost the customer all his recipients there."""
+    diagnostic = "421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred due to user complaints"
+    raw = samples.report(samples.status_fields("4.7.0", diagnostic))
+    found = step_of(classify(raw, "", [BOUNCE_ADDRESS]), KIM)
+    assert (found.event, found.is_soft, found.suppress) == (EventKind.SOFT_BOUNCE, False, None)
+
+
 def failed(address: str | None, severity: Severity, **more: object) -> ReturnedRecipient:
     return ReturnedRecipient(address, action=DsnAction.FAILED, severity=severity, **more)  # type: ignore[arg-type]
 
@@ -70,11 +78,24 @@ def test_the_entry_about_our_recipient_decides() -> None:
 
 def test_an_address_that_mail_was_passed_on_to_is_not_ours_to_suppress() -> None:
     found = step_of(bounce(failed("dead@elsewhere.test", S.HARD)), KIM)
-    assert (found.event, found.suppress, found.is_soft) == (EventKind.SOFT_BOUNCE, None, True)
+    assert (found.event, found.suppress, found.is_soft) == (EventKind.SOFT_BOUNCE, None, False)
     assert "dead@elsewhere.test" in (found.details.reason or "")
+    assert not step_of(bounce(failed("full@elsewhere.test", S.SOFT)), KIM).is_soft
 
 
-@pytest.mark.parametrize("entry", [failed("k@inner.test", S.HARD, original_address=KIM), failed(None, S.HARD)])
+def test_what_an_alias_of_ours_leads_to_is_counted_and_no_more() -> None:
+    """One of those behind `sales@` has left: its host names both, and the others go on getting the mail."""
+    found = step_of(bounce(failed("left@far.test", S.HARD, original_address=KIM)), KIM)
+    assert (found.event, found.suppress, found.is_soft) == (EventKind.SOFT_BOUNCE, None, True)
+
+
+def test_a_tag_that_the_host_leaves_out_does_not_make_it_anothers() -> None:
+    tagged = KIM.replace("@", "+news@")
+    assert step_of(bounce(failed(KIM, S.HARD)), tagged).suppress is SuppressionReason.HARD_BOUNCE
+    assert step_of(bounce(failed("lee@far.test", S.HARD)), tagged).suppress is None
+
+
+@pytest.mark.parametrize("entry", [failed(KIM, S.HARD, original_address="k@x.test"), failed(None, S.HARD)])
 def test_a_host_that_names_ours_or_nobody_is_about_ours(entry: ReturnedRecipient) -> None:
     assert step_of(bounce(entry), KIM).suppress is SuppressionReason.HARD_BOUNCE
 

@@ -150,10 +150,10 @@ def test_a_pattern_that_cannot_be_used_is_an_error_that_names_its_field(pattern:
 @pytest.mark.parametrize("pattern", ["(a+)+", "(a|a)*b", "(a|aa)+", "(.*a){12}"])
 def test_a_hostile_pattern_runs_in_linear_time(pattern: str) -> None:
     recipient = mailbox("a" * 480 + "!@example.org")
-    started = time.perf_counter()
+    started = time.thread_time()
     for _ in range(100):
         pattern_matches(pattern, recipient)
-    assert time.perf_counter() - started < 1.0
+    assert time.thread_time() - started < 1.0
 
 
 def test_a_book_that_fails_is_never_taken_for_an_unknown_recipient() -> None:

@@ -575,9 +575,9 @@ def test_a_hundred_rules_are_judged_in_a_tenth_of_a_millisecond() -> None:
 
 
 def _seconds(rules: list[Rule]) -> float:
-    started = time.perf_counter()
+    started = time.thread_time()
     assert judge(rules, FULL).rule_id is None
-    return time.perf_counter() - started
+    return time.thread_time() - started
 
 
 def test_hostile_facts_cost_little() -> None:
@@ -588,6 +588,6 @@ def test_hostile_facts_cost_little() -> None:
         content=Content("a", "a" * 1_000_000, tuple(("." * 250 + "exe", "x/" * 120) for _ in range(1_000))),
     )
     rules = [rule("reject", subject_pattern=["(a*)*b"], attachment_extension=["com"])] * 50
-    started = time.perf_counter()
+    started = time.thread_time()
     assert judge(rules, hostile).action is JudgedAction.ACCEPT
-    assert time.perf_counter() - started < 1.0
+    assert time.thread_time() - started < 1.0

@@ -166,3 +166,89 @@ def test_a_bound_key_cannot_become_more(api: SendApi) -> None:
     bound = api.with_login(made["id"], made["secret"])
     assert again != domain_id
     assert bound.send(from_="a@example.org").status_code in (401, 422)
+
+
+# --- without any key ---
+
+OPEN = {
+    *("/healthz", "/openapi.json", "/docs", "/docs/js/scalar.standalone.js", "/.well-known/mta-sts.txt"),
+    *("/target/200", "/target/404", "/target/500", "/stored/<token>/<file_name>"),
+    *("/o/<token>", "/c/<token>", "/u/<token>"),
+}
+"""All that needs no key: pages, test targets, and what has a token instead."""
+
+
+@only_sqlite
+def test_whatever_is_not_open_by_name_asks_for_a_key_first(api: SendApi) -> None:
+    """By the routes themselves, in whatever document they stand: before path, query and body are even looked at."""
+    rules = list(api.app.url_map.iter_rules())
+    assert {rule.rule for rule in rules if not rule.rule.startswith("/api/")} == OPEN
+    asked = 0
+    for rule in rules:
+        if rule.rule not in OPEN:
+            ids = dict.fromkeys(rule.arguments, api.account.account_id)
+            url = api.app.url_map.bind("").build(rule.endpoint, ids)
+            for method in rule.methods or ():
+                for key in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic eDp4"}):
+                    answer = api.client.open(f"{url}?nonsense=1", method=method, headers=key, data=b"{")
+                    assert answer.status_code == REFUSED, f"{method} {rule.rule}: {answer.status_code}"
+                    asked += 1
+    assert asked > 300
+
+
+@only_sqlite
+def test_a_key_that_is_switched_off_or_deleted_opens_nothing_from_the_next_request_on(api: SendApi) -> None:
+    other_process = SendApi(api.database, api.account, api.settings, api.now_ms)
+    made = api.post("/credentials", {"kind": "api"}).json
+    holders = [one.with_login(made["id"], made["secret"]) for one in (api, other_process)]
+
+    def answers() -> list[int]:
+        return [one.get("/outbound_messages").status_code for one in holders]
+
+    path = f"/credentials/{made['id']}"
+    assert answers() == [200, 200]
+    assert api.call("PATCH", path, json={"scopes": ["send"]}).status_code == 200
+    assert answers() == [MAY_NOT] * 2
+    assert api.call("PATCH", path, json={"scopes": ["read"], "is_active": False}).status_code == 200
+    assert answers() == [REFUSED] * 2
+    assert api.call("PATCH", path, json={"is_active": True}).status_code == 200
+    assert answers() == [200, 200]
+    assert api.delete(path).status_code == 202
+    assert answers() == [REFUSED] * 2
+
+
+@only_sqlite
+def test_secrets_are_shown_once(api: SendApi) -> None:
+    made = api.post("/credentials", {"kind": "smtp"}).json
+    secrets = (made["secret"], api.account.api_key, api.account.smtp_password)
+    for path in ("/credentials", f"/credentials/{made['id']}", "/credentials?kind=smtp"):
+        text = api.call("GET", path).text
+        assert not any(secret in text for secret in secrets)
+        assert "sha256" not in text
+    changed = api.call("PATCH", f"/credentials/{made['id']}", json={"name": "x"})
+    assert made["secret"] not in changed.text
+    assert made["secret"] not in api.delete(f"/credentials/{made['id']}").text
+
+
+@only_sqlite
+def test_where_a_mail_came_from_behind_a_proxy(database: Database, account: NewAccount, tmp_path: Path) -> None:
+    """As with hits on links: what a proxy that we believe has added, and no client's own claim."""
+    settings = api_settings(tmp_path, proxy_networks="198.51.100.0/24")
+    api = SendApi(database, account, settings)
+    claim = "203.0.113.9, 192.0.2.44"
+
+    def origin(peer: str, forwarded: str | None) -> str:
+        headers = {"Authorization": f"Bearer {account.api_key}"}
+        if forwarded is not None:
+            headers["X-Forwarded-For"] = forwarded
+        url = f"/api/v0.1/{account.account_id}/messages"
+        answer = api.client.post(url, json=BODY, headers=headers, environ_base={"REMOTE_ADDR": peer})
+        with database.reading():
+            rows = database.execute("SELECT remote_ip FROM message WHERE id = ?", (answer.json["id"],))
+        return str(rows[0][0])
+
+    assert origin("127.0.0.1", claim) == "192.0.2.44"
+    assert origin("198.51.100.7", claim) == "192.0.2.44"
+    assert origin("198.51.100.7", f"{claim}, 198.51.100.8") == "192.0.2.44"
+    assert origin("192.0.2.99", claim) == "192.0.2.99"
+    assert origin("127.0.0.1", None) == "127.0.0.1"

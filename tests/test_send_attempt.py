@@ -209,6 +209,15 @@ def test_a_refusal_for_good_ends_it(sends: Sends, reply: str, kind: str, suppres
     assert sends.suppressed() == suppressed
 
 
+@pytest.mark.parametrize("reply", ["553 no", "550 5.1.2 no such host", "550 5.2.1 disabled"])
+def test_a_refusal_of_the_sender_is_no_word_against_the_recipient(sends: Sends, reply: str) -> None:
+    with way_to(sends, Script(answers={"MAIL": reply})) as way:
+        sends.store(RECIPIENT)
+        assert way.go() == "rejected"
+    (last, details) = sends.events()[-1]
+    assert (last, details["severity"], sends.suppressed()) == ("soft_bounce", "block", [])
+
+
 def test_one_recipients_refusal_does_not_hurt_another(sends: Sends) -> None:
     script = Script(answers={f"RCPT TO:<gone@{DOMAIN}>": "550 5.1.1 unknown", f"RCPT TO:<slow@{DOMAIN}>": "450 later"})
     with way_to(sends, script) as way:

@@ -50,7 +50,8 @@ def ask(
         "recipients": recipients or (ANN,), "priority": Priority.STANDARD, "earliest_ms": at_ms, **changes,
     }  # fmt: skip
     with sends.database.transaction():
-        return ask_gate(sends.database, GateQuestion(**given), at_ms, defaults)
+        (answers,) = ask_gate(sends.database, [GateQuestion(**given)], at_ms, defaults)
+    return answers
 
 
 def set_up(sends: Sends, table: str, settings: SendSettings | None = None, paused: str | None = None) -> None:
@@ -92,7 +93,7 @@ def test_mail_goes_at_its_own_time_and_costs_two_queries(sends: Sends, monkeypat
     with counted_statements(sends.database, monkeypatch) as seen:
         answers = ask(sends, ANN, BOB, earliest_ms=HOUR_START_MS + 7)
     assert answers == [RecipientGate(who, GateAnswer.ALLOW, HOUR_START_MS + 7) for who in (ANN, BOB)]
-    assert seen == ["SELECT", "SELECT"]  # suppressions; settings and pauses
+    assert seen == ["SELECT", "WITH"]  # suppressions; settings and pauses
     assert sends.database.execute("SELECT * FROM send_rate") == []
 
 
@@ -158,6 +159,16 @@ def test_the_gateways_limit_is_for_accounts_and_not_for_domains(sends: Sends) ->
     set_up(sends, "account", SendSettings(hourly_limit=100))
     assert due(ask(sends, defaults=defaults)) == [3 * HOUR_MS]  # chosen before there was a limit
     assert due(ask(sends)) == [0]
+
+
+def test_whoever_changes_his_own_limit_gets_no_new_places_of_the_gateways(sends: Sends) -> None:
+    defaults = gateway_send_settings(Settings(send_hourly_limit=10))
+    answers: list[RecipientGate] = []
+    for limit in range(10, 1, -1):
+        set_up(sends, "account", SendSettings(hourly_limit=limit))
+        answers += ask(sends, *(f"r{number}@example.com" for number in range(limit)), defaults=defaults)
+    assert due(answers).count(0) == 9  # the tenth place is for priority mail
+    assert due(ask(sends, priority=Priority.PRIORITY, defaults=defaults)) == [0]
 
 
 def test_a_day_has_a_limit_too(sends: Sends) -> None:
@@ -270,7 +281,7 @@ database = Database(url)
 for number in range(60):
     with database.transaction():
         asked = GateQuestion(account_id, None, (f"r{number}@example.com",), Priority.STANDARD, now_ms)
-        print(*(answer.due_ms for answer in ask_gate(database, asked, now_ms)))
+        print(*(answer.due_ms for answer in ask_gate(database, [asked], now_ms)[0]))
 """
 
 

@@ -1,52 +1,40 @@
-"""Connections to mail hosts: how many at once, from which address of ours, and through a relay that wants a login."""
+"""Connections to mail hosts: how many at once, and from which address of ours."""
 
 from __future__ import annotations
 
-import base64
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from core.clock import system_clock
 from core.config import Settings
 from core.delivery import Verdict
-from core.errors import ConfigurationError
 from core.fairness import HEALTHY, mail_health_after
 from core.sending.send_settings import SendSettings
 from core.sending.sending_domains import KeyAlgorithm
 from core.services.accounts import create_account
-from core.setting_values import Listen
-from core.smart_host import MAX_LOGIN_OCTETS, Login, Relay, read_relay
 from core.store.db import Database
-from outbound.host_slots import HostBusy, HostSlots
-from outbound.mail import RecipientResult, Urgency
+from outbound import machines
+from outbound.host_slots import SLOW_FOR_S, HostBusy, HostSlots
+from outbound.mail import Urgency
 from outbound.mx import MxTransport, mx_transport_for
 from outbound.pool import NO_REUSE, ConnectionPool, PoolLimits
 from outbound.smtp_client import SmtpConnection
 from outbound.source_addresses import SourceAddresses
 from outbound.timing import Deadline
-from outbound.tls import TlsLevel
-from tests.certificate_authority import issue
 from tests.conftest import NOW_MS
 from tests.dkim_judges import signer
-from tests.mx_support import DOMAIN, HOST, LONG, MAIL, Edge, edge_to
-from tests.raw_server import Certificate, running_raw_server
+from tests.mx_support import DOMAIN, HOST, LONG, MAIL, SECOND_HOST, Edge, edge_to
 from tests.scripted_smtp import Answer, Peer, Script, running_peer
 from tests.send_support import Sends
-from tests.tls_support import Trust
 
 THREADS = 32
 MACHINE = ("192.0.2.1", 25)
-SECRET = "s3cr%t/pass word"
-SECRET_IN_URL = "s3cr%25t%2Fpass%20word"
 
 
 class SlowScript(Script):
@@ -128,7 +116,7 @@ def test_waiting_has_an_end_and_says_nothing_against_the_host() -> None:
         with slots.place(("127.0.0.1", peer.port), Urgency.STANDARD, Deadline(1)):
             (result,) = transport(edge, slots).deliver(MAIL)
         assert peer.connections == 0
-    assert (result.outcome.verdict, result.enhanced, result.outcome.is_our_fault) == (Verdict.TEMPORARY, "4.4.5", True)
+    assert (result.outcome.verdict, result.enhanced, result.outcome.is_our_fault) == (Verdict.BUSY, "4.4.5", True)
     assert mail_health_after(HEALTHY, result.outcome, NOW_MS) == HEALTHY
     assert result.outcome.duration_ms < 450  # waiting is no delay of the host's
 
@@ -159,6 +147,80 @@ def test_places_are_given_back_whatever_happens() -> None:
             raise AssertionError
     assert slots.room(MACHINE) == 2
     assert slots._hosts == {}
+
+
+def test_where_one_has_waited_in_vain_one_of_each_urgency_waits_for_a_while_and_nobody_else() -> None:
+    now_s = 0.0
+    slots, seen = HostSlots(1, lambda: now_s), []
+
+    def wait(urgency: Urgency, patience_s: float) -> None:
+        try:
+            with slots.place(MACHINE, urgency, Deadline(patience_s)):
+                seen.append(urgency)
+        except HostBusy:
+            seen.append(None)
+
+    with ThreadPoolExecutor(8) as threads, slots.place(MACHINE, Urgency.STANDARD, Deadline(1)):
+        wait(Urgency.STANDARD, 0.01)
+        firsts = [threads.submit(wait, urgency, 30) for urgency in Urgency]
+        while len(slots._hosts[MACHINE].waiting) < 3:
+            time.sleep(0.001)
+        begun = time.monotonic()
+        for urgency in Urgency:
+            wait(urgency, 30)
+        assert time.monotonic() - begun < 0.5
+        now_s = SLOW_FOR_S
+        wait(Urgency.STANDARD, 0.01)  # it may wait again, and does so in vain
+        assert len(slots._hosts[MACHINE].waiting) == 3
+    for first in firsts:
+        first.result(10)
+    assert seen == [None] * 5 + [Urgency.PRIORITY, Urgency.STANDARD, Urgency.DIGEST]
+
+
+def test_a_busy_host_sends_nobody_to_a_less_preferred_one_but_to_its_equals() -> None:
+    slots = HostSlots(1)
+    with running_peer(Script()) as peer, running_peer(Script(), address="127.0.0.2", port=peer.port) as second:
+        with edge_to(peer.port, replace(LONG, wait_s=0.05)) as edge:
+            edge.add_second_host()
+            with slots.place(("127.0.0.1", peer.port), Urgency.STANDARD, Deadline(1)):
+                assert transport(edge, slots).deliver(MAIL)[0].outcome.verdict is Verdict.BUSY
+                edge.zone.add(DOMAIN, "MX", f"10 {HOST}.", f"10 {SECOND_HOST}.")
+                assert transport(edge, slots).deliver(MAIL)[0].host == SECOND_HOST
+        assert (peer.connections, second.connections) == (0, 1)
+
+
+def test_what_a_host_said_counts_more_than_that_another_was_busy() -> None:
+    slots = HostSlots(1)
+    with running_peer(Script()) as peer:
+        script = Script(greeting="450 4.3.2 later")
+        with running_peer(script, address="127.0.0.2", port=peer.port), edge_to(peer.port) as edge:
+            edge.zone.add(SECOND_HOST, "A", "127.0.0.2")
+            edge.zone.mx(DOMAIN, SECOND_HOST, HOST)
+            edge.timeouts = replace(LONG, wait_s=0.05)
+            with slots.place(("127.0.0.1", peer.port), Urgency.STANDARD, Deadline(1)):
+                (result,) = transport(edge, slots).deliver(MAIL)
+    assert (result.outcome.verdict, result.outcome.status) == (Verdict.TEMPORARY, 450)
+
+
+def test_the_machine_of_a_domain_is_known_after_its_first_mail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machines, "REMEMBERED", 3)
+    with running_peer(Script()) as peer, edge_to(peer.port) as edge:
+        way = transport(edge)
+        assert way.machines.machine_of(f"mailto://{DOMAIN}") is None
+        way.deliver(MAIL)
+        machine = way.machines.machine_of(f"mailto://{DOMAIN}")
+        assert machine == f"127.0.0.1 {peer.port}"
+        for number in range(3):
+            edge.zone.mx(f"d{number}.test", HOST)  # a host of many domains
+            way.deliver(replace(MAIL, recipients=(f"user@D{number}.test",)))
+        assert [way.machines.machine_of(f"mailto://d{number}.test") for number in range(3)] == [machine] * 3
+        assert way.machines.machine_of(f"mailto://{DOMAIN}") is None  # forgotten
+
+
+def test_with_a_relay_all_mail_goes_to_one_machine(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, smart_host="127.0.0.1:25", domain="us.test")
+    way = mx_transport_for(settings, system_clock, ConnectionPool())
+    assert way.machines.machine_of("mailto://a.test") == way.machines.machine_of("mailto://b.test") is not None
 
 
 def test_a_crowd_that_comes_and_gives_up_leaves_no_place_behind() -> None:
@@ -244,150 +306,6 @@ def test_a_domain_that_has_an_address_of_its_own_sends_from_it(tmp_path: Path, c
             sends.go(attempt)
             assert came_from[-1] == (wish or "127.0.0.29")
     database.close()
-
-
-# --- through a relay ---
-
-
-@pytest.mark.parametrize(
-    ("text", "relay"),
-    [
-        ("", None),
-        ("relay.test:25", Relay(Listen("relay.test", 25))),
-        ("[2001:db8::1]:25", Relay(Listen("2001:db8::1", 25))),
-        ("smtp://relay.test", Relay(Listen("relay.test", 587))),
-        ("smtps://relay.test/", Relay(Listen("relay.test", 465), True)),
-        ("smtp://me:pw@relay.test:2525", Relay(Listen("relay.test", 2525), False, Login("me", "pw"))),
-        (f"smtps://a%40b:{SECRET_IN_URL}@[::1]:465", Relay(Listen("::1", 465), True, Login("a@b", SECRET))),
-    ],
-)
-def test_how_a_relay_is_named(text: str, relay: Relay | None) -> None:
-    assert read_relay(text) == relay
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "relay.test",
-        f"me:{SECRET}@relay.test:25",
-        f"http://me:{SECRET}@relay.test",
-        f"smtp://me:{SECRET}@relay.test:99999",
-        f"smtp://me:{SECRET}@relay.test:x",
-        f"smtp://me:{SECRET_IN_URL}@",
-        f"smtp://:{SECRET_IN_URL}@relay.test",
-        "smtp://s3cr@relay.test",
-        f"smtp://s3cr:{'x' * (MAX_LOGIN_OCTETS + 1)}@relay.test",
-        "smtp://me:s3cr%00@relay.test",
-        "smtp://relay.test?s3cr",
-    ],
-)
-def test_a_relay_that_cannot_be_read_is_an_error_that_shows_no_password(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="PILLARBOX_SMART_HOST") as refused:
-        read_relay(text)
-    assert "s3cr" not in str(refused.value)
-
-
-def test_a_login_is_not_shown() -> None:
-    relay = read_relay(f"smtp://me:{SECRET_IN_URL}@relay.test")
-    assert "s3cr" not in repr(relay)
-
-
-@pytest.fixture(scope="module")
-def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
-    return Trust.make(tmp_path_factory.mktemp("relay"))
-
-
-@dataclass
-class RelayWay:
-    """A relay and the transport that goes through it."""
-
-    peer: Peer
-    transport: MxTransport
-
-    def send(self) -> RecipientResult:
-        return self.transport.deliver(MAIL)[0]
-
-
-OFFERED = ("STARTTLS", "AUTH LOGIN PLAIN", "PIPELINING")
-
-
-@contextmanager
-def relay_way(
-    trust: Trust, script: Script, login: str = f"me:{SECRET_IN_URL}@", name: str = "localhost", scheme: str = "smtp"
-) -> Iterator[RelayWay]:
-    certificate = issue(trust.root, name)
-    if scheme == "smtps":
-        peer = Peer(script, None)
-        saved: Certificate = certificate.save(trust.folder)
-        with running_raw_server(lambda connection, _: peer.serve(connection), saved) as port:
-            yield RelayWay(peer, _relay_transport(trust, f"{scheme}://{login}localhost:{port}"))
-    else:
-        with running_peer(script, certificate.context(trust.folder)) as peer:
-            yield RelayWay(peer, _relay_transport(trust, f"{scheme}://{login}localhost:{peer.port}"))
-
-
-def _relay_transport(trust: Trust, smart_host: str) -> MxTransport:
-    settings = Settings(data=trust.folder, smart_host=smart_host, ca_file=str(trust.ca_file), domain="us.test")
-    return mx_transport_for(settings, system_clock, ConnectionPool())
-
-
-@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
-def test_we_log_in_once_per_connection_and_under_tls_only(trust: Trust, scheme: str) -> None:
-    script = Script(features=OFFERED, answers={"AUTH": "235 2.7.0 welcome"})
-    with relay_way(trust, script, scheme=scheme) as way:
-        for _ in range(2):
-            result = way.send()
-            assert (result.outcome.verdict, result.tls) == (Verdict.ACCEPTED, TlsLevel.VERIFIED)
-        told = base64.b64encode(f"\0me\0{SECRET}".encode()).decode()
-        assert [line for line in way.peer.lines if line.startswith("AUTH")] == [f"AUTH PLAIN {told}"]
-        expected = ["EHLO", "STARTTLS", "EHLO", "AUTH"] if scheme == "smtp" else ["EHLO", "AUTH"]
-        assert way.peer.verbs()[: len(expected)] == expected
-
-
-@pytest.mark.parametrize("reply", ["535 5.7.8 bad credentials", "534 5.7.9 too weak", "454 4.7.0 later", "500 what?"])
-def test_a_login_that_is_refused_is_our_fault_and_temporary(trust: Trust, reply: str) -> None:
-    script = Script(features=OFFERED, answers={"AUTH": reply})
-    with relay_way(trust, script) as way, capture_logs() as logs:
-        result = way.send()
-    assert (result.outcome.verdict, result.outcome.is_our_fault) == (Verdict.TEMPORARY, True)
-    assert (result.outcome.status, result.reply) == (int(reply[:3]), reply)
-    assert result.enhanced.startswith("4.")
-    assert mail_health_after(HEALTHY, result.outcome, NOW_MS) == HEALTHY
-    assert "MAIL" not in way.peer.verbs()
-    assert "s3cr" not in repr((result, logs))
-
-
-@pytest.mark.parametrize(
-    "script",
-    [
-        Script(features=("AUTH PLAIN",)),
-        Script(features=OFFERED, answers={"STARTTLS": "454 not now"}),
-        Script(features=("STARTTLS", "AUTH CRAM-MD5")),
-        Script(features=OFFERED, handshake=False),
-    ],
-    ids=["no TLS", "TLS taken back", "no PLAIN", "handshake fails"],
-)
-def test_no_password_is_told_in_clear(trust: Trust, script: Script) -> None:
-    with relay_way(trust, script) as way:
-        result = way.send()
-    assert result.outcome.verdict is Verdict.TEMPORARY
-    assert not {"AUTH", "MAIL"} & set(way.peer.verbs())
-
-
-@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
-def test_no_password_is_told_to_whoever_answers(trust: Trust, scheme: str) -> None:
-    script = Script(features=OFFERED, answers={"AUTH": "235 welcome"})
-    with relay_way(trust, script, name="elsewhere.test", scheme=scheme) as way:
-        result = way.send()
-    assert (result.outcome.verdict, result.enhanced) == (Verdict.TEMPORARY, "4.7.5")
-    assert not {"AUTH", "MAIL"} & set(way.peer.verbs())
-
-
-def test_a_relay_without_login_is_asked_for_none(trust: Trust) -> None:
-    with relay_way(trust, Script(features=OFFERED), login="", name="elsewhere.test") as way:
-        result = way.send()
-    assert (result.outcome.verdict, result.tls) == (Verdict.ACCEPTED, TlsLevel.OPPORTUNISTIC)
-    assert "AUTH" not in way.peer.verbs()
 
 
 def test_the_way_to_a_relay_is_the_systems_choice(came_from: list[str]) -> None:

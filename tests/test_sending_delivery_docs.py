@@ -9,7 +9,7 @@ import pytest
 
 from core.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from core.config import Settings
-from core.delivery import DeliveryState, Policy
+from core.delivery import BUSY_PAUSE_MS, DeliveryState, Policy
 from core.sending.events import EventDetails, EventKind
 from core.sending.priority import KIND_OF, Priority
 from core.sending.verp import RETURN_HEADER
@@ -17,7 +17,6 @@ from core.smart_host import SCHEMES
 from outbound.finishing import FEEDBACK_HEADER, FEEDBACK_MARK
 from outbound.policy import SEND_POLICIES
 from outbound.pool import PoolLimits
-from outbound.timing import Timeouts
 from workers.sending import LEAST_DIGEST_THREADS, LEAST_PRIORITY_THREADS, send_threads
 
 PAGE = (Path(__file__).parents[1] / "docs" / "sending-delivery.md").read_text()
@@ -56,7 +55,8 @@ def test_the_threads() -> None:
 def test_the_limits() -> None:
     limits = PoolLimits()
     assert f"`PILLARBOX_CONNECTIONS_PER_HOST` ({Settings().connections_per_host})" in TEXT
-    assert f"waits up to {Timeouts().wait_s:.0f} seconds" in TEXT
+    pause = BUSY_PAUSE_MS // SECOND_MS
+    assert f"comes again after {pause} to {2 * pause} seconds" in TEXT
     assert f"for {limits.idle_s:.0f} seconds after a mail, and for {limits.messages} mails at most" in TEXT
     for scheme, port in SCHEMES.items():
         assert f"`{scheme}://user:password@relay.example.com` | port {port};" in PAGE

@@ -293,7 +293,7 @@ def test_an_old_choice_of_an_account_is_no_way_around_a_new_limit(api: SendApi) 
             account_id=api.account.account_id, sending_domain_id=None, priority=Priority.STANDARD, earliest_ms=NOW_MS,
             recipients=tuple(f"r{number}@example.com" for number in range(10)),
         )  # fmt: skip
-        answers = ask_gate(api.database, question, NOW_MS, SendSettings(hourly_limit=1, daily_limit=0))
+        (answers,) = ask_gate(api.database, [question], NOW_MS, SendSettings(hourly_limit=1, daily_limit=0))
     assert max(one.due_ms for one in answers) > NOW_MS + 5 * HOUR_MS
 
 

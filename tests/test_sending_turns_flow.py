@@ -31,6 +31,7 @@ def world(sending: SendingWorld) -> Iterator[SendingWorld]:
     """Whose odd peer is slow for those who ask for it."""
     yield sending
     script(sending).pause_s = 0
+    script(sending).gate.set()
 
 
 def script(world: SendingWorld) -> PacedScript:
@@ -101,14 +102,15 @@ def test_priority_overtakes_a_backlog(world: SendingWorld) -> None:
 def test_a_digest_is_spread_out(world: SendingWorld) -> None:
     message_id = world.send([f"digest-{number}@{ODD}" for number in range(DIGEST)], priority="digest")
 
-    def moments() -> list[datetime]:
+    def moments(kind: str) -> list[datetime]:
         everyone = world.shown(message_id)["recipients"]
-        begun = [event for one in everyone for event in one["events"] if event["kind"] == "dispatch"]
-        return sorted(datetime.fromisoformat(event["timestamp"]) for event in begun)
+        told = [event for one in everyone for event in one["events"] if event["kind"] == kind]
+        return sorted(datetime.fromisoformat(event["timestamp"]) for event in told)
 
-    world.wait_until(lambda: len(moments()) == DIGEST, "not all have left")
-    first, *_, last = moments()
-    assert (last - first).total_seconds() > (DIGEST - 2) * 60 / DIGESTS_A_MINUTE
+    world.wait_until(lambda: len(moments("dispatch")) == DIGEST, "not all have left")
+    accepted = moments("registration")[0]
+    for number, moment in enumerate(moments("dispatch")):  # later is no fault: the machine may be busy
+        assert (moment - accepted).total_seconds() >= number * 60 / DIGESTS_A_MINUTE - 0.002
 
 
 # --- pauses -----------------------------------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ def test_a_digest_is_spread_out(world: SendingWorld) -> None:
 
 def test_nothing_leaves_in_a_pause_and_all_of_it_after(world: SendingWorld) -> None:
     """A customer sends without a break while his domain is paused and resumed."""
-    script(world).pause_s = SLOW_S * 3  # so that some wait for a connection when the pause begins
+    script(world).gate.clear()  # so that many wait for a connection when the pause begins
     recipients = [f"burst-{number}@{ODD}" for number in range(BURST)]
     (domain,) = [one for one in world.gateway.api("GET", "/sending_domains") if one["domain"] == "shop.test"]
     place = f"?sending_domain_id={domain['id']}"
@@ -133,17 +135,19 @@ def test_nothing_leaves_in_a_pause_and_all_of_it_after(world: SendingWorld) -> N
     sender.start()
     assert reached_half.wait(30)
     world.gateway.api("POST", f"/sending_pause{place}", reason="to see what happens")
-    world.wait_until(lambda: world.execute(ON_THEIR_WAY) == [(0,)], "mail is still on its way")
-    left = len(world.odd.taken)
-    assert set(recipients[: BURST // 2]) - set(received(world)), "all that was taken before had left"
-    sender.join(30)
-    assert len(sent) == BURST
-    held = len(world.gateway.api("GET", "/held_messages?per_page=100"))
-    assert held > BURST // 2
-    assert world.kinds(sent[-1]) == ["registration", "held"]
-    assert len(world.odd.taken) == left
-    script(world).pause_s = 0
-    resumed = world.gateway.api("POST", f"/sending_resume{place}", 202)
+    script(world).gate.set()
+    try:
+        world.wait_until(lambda: world.execute(ON_THEIR_WAY) == [(0,)], "mail is still on its way")
+        left = len(world.odd.taken)
+        assert set(recipients[: BURST // 2]) - set(received(world)), "all that was taken before had left"
+        sender.join(30)
+        assert len(sent) == BURST
+        held = len(world.gateway.api("GET", "/held_messages?per_page=100"))
+        assert held > BURST // 2
+        assert world.kinds(sent[-1]) == ["registration", "held"]
+        assert len(world.odd.taken) == left
+    finally:  # the world is everyone's
+        resumed = world.gateway.api("POST", f"/sending_resume{place}", 202)
     assert resumed["released"] >= held
     world.wait_until(lambda: set(recipients) <= set(received(world)), "not all have left")
     counts = received(world)

@@ -42,11 +42,17 @@ def block(gateway: Gateway, language: str, number: int = 0) -> str:
     return re.sub(r"\b(2587|2465)\b", lambda match: ports[match[0]], found)
 
 
-def run(gateway: Gateway, command: list[str], **more: str) -> str:
+def run(gateway: Gateway, command: list[str], folder: Path | None = None, **more: str) -> str:
     """Run an example with a login in its environment; gives what it printed."""
     login = {"SMTP_USERNAME": gateway.account.smtp_username, "SMTP_PASSWORD": gateway.account.smtp_password}
     done = subprocess.run(
-        command, env={**os.environ, **login, **more}, capture_output=True, text=True, timeout=60, check=False
+        command,
+        cwd=folder,
+        env={**os.environ, **login, **more},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -61,7 +67,9 @@ def kinds(gateway: Gateway, subject: str) -> list[str]:
 
 def test_the_example_for_swaks(gateway: Gateway) -> None:
     need_program("swaks")
-    assert "Queued as" in run(gateway, ["sh", "-euc", block(gateway, "sh", 1)])
+    need_program("jq")
+    script = block(gateway, "sh", 1) + block(gateway, "sh", 2)
+    assert "Queued as" in run(gateway, ["sh", "-euc", script], gateway.settings.data.parent)
     assert kinds(gateway, "Hello by swaks") == ["send"]
 
 

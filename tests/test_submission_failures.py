@@ -196,6 +196,7 @@ def test_a_database_that_does_not_answer_is_not_waited_for_for_ever(
         (InvalidField("recipients[3]", "is no address"), "550 5.1.3 recipients[3]: is no address"),
         (InvalidField("from", "a\r\nQUIT \x1b[2J"), "550 5.7.1 from: a QUIT [2J"),
         (InvalidField("fromage", "x" * 2_000), "554 5.6.0 fromage: " + "x" * 388 + "..."),
+        (InvalidField("raw", "names no author"), "554 5.6.0 message: names no author"),
         (InvalidField("", ""), "554 5.6.0 :"),
     ],
 )

@@ -144,10 +144,10 @@ def test_a_message_beyond_the_limit_is_552_and_the_session_goes_on(gateway: Gate
 @pytest.mark.parametrize(
     ("message", "reply"),
     [
-        (b"Subject: no author\r\n\r\nx\r\n", "554 5.6.0 raw: "),
-        (b"", "554 5.6.0 raw: "),
-        (b"From: nobody\r\n\r\nx\r\n", "554 5.6.0 raw: its header From 'nobody' is no address"),
-        (b"From: a@example.com\r\nFrom: b@example.com\r\n\r\nx\r\n", "554 5.6.0 raw: "),
+        (b"Subject: no author\r\n\r\nx\r\n", "554 5.6.0 message: "),
+        (b"", "554 5.6.0 message: "),
+        (b"From: nobody\r\n\r\nx\r\n", "554 5.6.0 message: its header From 'nobody' is no address"),
+        (b"From: a@example.com\r\nFrom: b@example.com\r\n\r\nx\r\n", "554 5.6.0 message: "),
         (b"x-cloudmta-class: urgent\r\n" + MAIL, "554 5.6.0 headers.x-cloudmta-class: must be one of"),
         (b"x-cloudmta-layout: unheard-of\r\n" + MAIL, "554 5.6.0 headers.x-cloudmta-layout: there is no layout called"),
     ],
@@ -164,6 +164,33 @@ def test_what_is_no_recipient_is_refused(client: RawClient, recipient: str) -> N
     client.ask(f"MAIL FROM:<{FROM}>")
     assert client.ask(f"RCPT TO:<{recipient}>")[:3] in ("501", "553")
     assert client.ask("DATA").startswith("503 5.5.1 ")
+
+
+@pytest.mark.parametrize(
+    ("recipient", "problem"),
+    [
+        ("a@[192.0.2.1]", "has no full domain behind the @"),
+        ("root@localhost", "has no full domain behind the @"),
+        ("=?utf-8?q?a?=@example.org", "is an encoded word"),
+        ("a" * 250 + "@example.org", "is longer than 254 bytes"),
+        ("a\u200bb@example.org", "holds a blank or an invisible character"),
+    ],
+)
+def test_a_recipient_out_of_reach_is_refused_alone(
+    gateway: Gateway, client: RawClient, recipient: str, problem: str
+) -> None:
+    """Refused behind DATA, it took those with it who could have got the mail."""
+    client.ask(f"MAIL FROM:<{FROM}> SMTPUTF8")
+    assert client.ask(f"RCPT TO:<{TO}>").startswith("250 ")
+    assert client.ask(f"RCPT TO:<{recipient}>").startswith(f"550 5.1.3 This address {problem}")
+    assert client.ask("DATA").startswith("354 ")
+    client.send(stuffed(MAIL))
+    assert sent(gateway, client.reply())["recipients"] == [TO]
+
+
+def test_programs_are_refused(client: RawClient) -> None:
+    program = b"Content-Disposition: attachment; filename=x.exe\r\n" + MAIL
+    assert submit(client, program).startswith("554 5.6.0 message: holds the file 'x.exe', which is of a forbidden type")
 
 
 def test_mail_that_goes_round_in_circles_is_refused(gateway: Gateway, client: RawClient) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from core.clock import DAY_MS, HOUR_MS
-from core.sending.suppression import SuppressionReason
+from core.sending.suppression import SuppressionReason, suppression_key
 from core.services.accounts import NewAccount
 from core.services.suppressions import (
     SOFT_BOUNCE_SPAN_MS,
@@ -51,6 +51,24 @@ def suppressed(database: Database, *targets: SendTarget) -> dict[SendTarget, Sup
 def counted(database: Database) -> dict[str, int]:
     with database.reading():
         return dict(database.execute("SELECT address, count FROM soft_bounce"))
+
+
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        ("Ann@Example.com.", "ann@example.com"),
+        ('"Ann"@example.com', "ann@example.com"),
+        ('"ann lee"@example.com', '"ann lee"@example.com'),
+        (r'"a\"b\\"@example.com', r'"a\"b\\"@example.com'),
+        ('""@example.com', '""@example.com'),
+        ("ann+news@b\u00fccher.example", "ann+news@xn--bcher-kva.example"),
+        ("rene\u0301@example.com", "ren\u00e9@example.com"),
+        ("a..b@example.com", "a..b@example.com"),
+        ("No Mailbox", "no mailbox"),
+    ],
+)
+def test_one_mailbox_has_one_key(address: str, key: str) -> None:
+    assert suppression_key(address) == key == suppression_key(key)
 
 
 def test_a_third_soft_bounce_after_three_days_suppresses(database: Database, ann: SendTarget) -> None:

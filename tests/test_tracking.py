@@ -218,7 +218,11 @@ def test_links_are_numbered_through_both_bodies() -> None:
         ("(https://a.test/a_(b)) https://a.test/c).", "([https://a.test/a_(b)]) [https://a.test/c])."),
         ("https://a.test/?a=1&copy=2&amp;c!", "[https://a.test/?a=1&copy=2&amp;c]!"),
         ("xhttps://a.test/ mailto:a@a.test https:// https://.", "xhttps://a.test/ mailto:a@a.test https:// https://."),
-        ("“https://a.test/ü”\nhttps://{{host}}/", "“[https://a.test/%C3%BC]”\nhttps://{{host}}/"),
+        ("“https://a.test/u”\nhttps://{{host}}/", "“[https://a.test/u]”\nhttps://{{host}}/"),
+        (
+            "詳細はhttps://a.test/xをご覧ください。 https://a.test/x。",
+            "詳細はhttps://a.test/xをご覧ください。 https://a.test/x。",
+        ),
         (f"{BASE}/x/abc", f"{BASE}/x/abc"),
     ],
 )

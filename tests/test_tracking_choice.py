@@ -11,7 +11,7 @@ import pytest
 from core.config import Settings
 from core.sending.send_settings import SendOptions, SendSettings
 from core.sending.tracking_base import MAX_BASE_CHARACTERS, checked_base_url
-from core.sending.tracking_choice import NEEDS_HTTPS, tracking_choice
+from core.sending.tracking_choice import LEADS_NOWHERE, NEEDS_HTTPS, tracking_choice
 from core.sending.tracking_tokens import TrackingTokens, Unsubscribing, unsubscribe_url
 from outbound.composing.list_unsubscribe import list_unsubscribe_headers
 
@@ -101,3 +101,19 @@ def test_the_url_is_one_that_the_headers_take() -> None:
     assert url.startswith(f"{base_url}/u/")
     assert tokens.read(url.rpartition("/")[2]) == Unsubscribing(DELIVERY)
     assert list_unsubscribe_headers(url)[0] == ("List-Unsubscribe", f"<{url}>")
+
+
+@pytest.mark.parametrize("url", ["", "http://127.0.0.1:8080", "http://localhost", "http://[::1]:8080"])
+def test_links_that_would_lead_to_the_readers_own_machine_are_not_made(url: str) -> None:
+    serving = replace(Settings(data=Path("data")), domain="in.example.com", public_url=url)
+    choice = tracking_choice(serving, NOTHING, NOTHING, False, NO_OPTIONS)
+    assert (choice.is_tracked, choice.tracking_refusal) == (False, LEADS_NOWHERE)
+    domain = SendSettings(tracking_host="click.example.com")
+    assert tracking_choice(serving, NOTHING, domain, True, NO_OPTIONS).is_tracked
+    off = SendOptions(track_opens=False, track_clicks=False)
+    assert tracking_choice(serving, NOTHING, NOTHING, False, off).tracking_refusal is None
+
+
+def test_on_one_machine_links_to_it_are_for_trying() -> None:
+    choice = tracking_choice(Settings(data=Path("data")), NOTHING, NOTHING, False, NO_OPTIONS)
+    assert (choice.is_tracked, choice.tracking_refusal) == (True, None)

@@ -15,7 +15,7 @@ from core.sending.events import EventDetails
 from core.sending.suppression import SuppressionReason
 from core.services.accounts import NewAccount, create_account
 from core.services.suppressions import NewSuppression, SendTarget, add_suppressions, find_suppressed
-from core.services.unsubscribing import find_subscription, subscribe_again, unsubscribe
+from core.services.unsubscribing import MAX_RETURNS, find_subscription, subscribe_again, unsubscribe
 from core.store.db import Database
 from outbound.composing.list_unsubscribe import ONE_CLICK
 from tests.api_support import Api, api_settings
@@ -176,6 +176,29 @@ def test_who_is_suppressed_already(
     assert one_click(api, mail).status_code == 200
     assert reason_for(api) is after
     assert len(events_of(api.database)) == events
+
+
+def test_a_customers_own_entry_stands_for_the_wish_and_is_told_once(api: Api, mail: SentMail) -> None:
+    suppress(api, SuppressionReason.MANUAL)
+    assert "Unsubscribe</button>" in api.client.get(mail.unsubscribe).text
+    for _ in range(3):
+        page = one_click(api, mail)
+        assert (page.status_code, "Subscribe again" in page.text) == (200, False)
+    assert len(events_of(api.database)) == 1
+    assert "Unsubscribed:" in api.client.get(mail.unsubscribe).text
+    assert "Unsubscribed:" in api.client.post(mail.unsubscribe, data={"Subscribe": "again"}).text
+    assert reason_for(api) is SuppressionReason.MANUAL
+
+
+def test_nobody_comes_and_goes_for_ever(api: Api, mail: SentMail) -> None:
+    """Whoever has the mail, or one that was passed on, could else fill the events of its sender."""
+    for _ in range(MAX_RETURNS + 5):
+        left = one_click(api, mail)
+        back = api.client.post(mail.unsubscribe, data={"Subscribe": "again"})
+    assert len(events_of(api.database)) == MAX_RETURNS + 1
+    assert "Subscribe again" not in left.text
+    assert "Unsubscribed:" in back.text
+    assert reason_for(api) is SuppressionReason.UNSUBSCRIBE
 
 
 # --- the page ---

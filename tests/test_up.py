@@ -128,11 +128,17 @@ def test_several_receivers_and_workers_share_port_and_work(tmp_path: Path, targe
 
 
 def test_healthz_names_what_was_killed_and_recovers(tmp_path: Path) -> None:
-    with running_gateway(tmp_path, "redis", "smtp", "worker", "web") as gateway:
+    with running_gateway(tmp_path, "redis", "smtp", "submission", "worker", "web") as gateway:
         up = Up(gateway.settings, gateway.environment, gateway.log_path, gateway.processes["web"])
         wait_until(lambda: up.health() == (200, []), PRESENCE_S, up.health)
 
-        for name, missing in (("smtp", ["receiver"]), ("worker", ["worker"]), ("redis", ["redis", "worker"])):
+        parts = (
+            ("smtp", ["receiver"]),
+            ("submission", ["submission"]),
+            ("worker", ["worker"]),
+            ("redis", ["redis", "worker"]),
+        )
+        for name, missing in parts:
             gateway.kill(name)
             wait_until(lambda missing=missing: up.health() == (503, missing), PRESENCE_S, up.health)
             gateway.start(name)

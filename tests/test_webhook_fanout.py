@@ -71,7 +71,8 @@ def test_an_event_is_told_with_its_message(world: EventWorld) -> None:
     columns = "kind, account_id, webhook_id, target_host, state, attempts, due_ms, created_ms, message_id, address_id"
     assert world.deliveries(columns) == [
         (
-            DeliveryKind.EVENTS, world.account.account_id, webhook.webhook_id, "https://hooks.example:443", "pending",
+            DeliveryKind.EVENTS, world.account.account_id, webhook.webhook_id,
+            f"https://hooks.example:443#{webhook.webhook_id}", "pending",
             0, NOW_MS, NOW_MS, None, None,
         )
     ]  # fmt: skip

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import version
+from urllib.parse import urlsplit, urlunsplit
 
+from flask import Flask, Response, request
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
+from werkzeug.routing import RequestRedirect
 
 from core.clock import Clock, system_clock
 from core.config import Settings
@@ -84,6 +87,7 @@ def create_app(
     _add_routes(app, settings, database)
     handle_errors(app)
     add_security_headers(app)
+    _stay_where_asked(app)
     return app
 
 
@@ -93,3 +97,17 @@ def _add_routes(app: OpenAPI, settings: Settings, database: Database) -> None:
     add_health(app, settings, database)
     for blueprint in (targets, reference, stored, policies, tracking):
         app.register_blueprint(blueprint)
+
+
+def _stay_where_asked(app: Flask) -> None:
+    """Redirects of the framework's own, as for double slashes in a path, lead to the same host in the same scheme.
+
+    It would name the host of the request with `http`: behind a proxy that speaks TLS the key would then go in clear.
+    """
+
+    @app.after_request
+    def stay(response: Response) -> Response:
+        if isinstance(request.routing_exception, RequestRedirect):
+            place = urlsplit(request.routing_exception.new_url)
+            response.headers["Location"] = urlunsplit(("", "", place.path, place.query, ""))
+        return response

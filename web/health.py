@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import redis
 import structlog
@@ -40,7 +42,9 @@ class Health(BaseModel):
     """The whole installation."""
 
     status: str = Field(description="`ok` or `unavailable`.", json_schema_extra={"enum": ["ok", "unavailable"]})
-    checks: dict[str, HealthCheck] = Field(description="`receiver`, `database`, `redis` and `worker`.")
+    checks: dict[str, HealthCheck] = Field(
+        description="`receiver`, `submission` where it is not off, `database`, `redis` and `worker`."
+    )
 
 
 class NotReady(Exception):
@@ -56,6 +60,7 @@ class HealthMonitor:
         )
         self._checks: dict[str, Callable[[], None]] = {
             "receiver": lambda: check_receiver(settings.smtp),
+            **_submission_checks(settings),
             "database": lambda: check_database(database),
             "redis": lambda: check_redis(self._redis),
             "worker": lambda: check_worker(self._redis),
@@ -85,14 +90,46 @@ def _outcome(check: Callable[[], None]) -> HealthCheck:
 
 def check_receiver(listen: Listen) -> None:
     """Raises `NotReady` unless the receiver greets with 220."""
+    if not _greets(listen, "smtp"):
+        raise NotReady(f"the receiver at {listen} does not take mail now; see its log")
+
+
+def check_submission(settings: Settings) -> None:
+    """Raises `NotReady` unless every place where customers submit mail greets with 220, the second kind in TLS."""
+    in_clear = [(listen, None) for listen in settings.submission_places]
+    in_tls = [(listen, _unverified()) for listen in settings.submission_tls_places]
+    for listen, tls in (*in_clear, *in_tls):
+        if not _greets(listen, "submission", tls):
+            raise NotReady(f"submission at {listen} takes no mail now; see its log")
+
+
+def _submission_checks(settings: Settings) -> dict[str, Callable[[], None]]:
+    """None where both kinds of it are off: then it is not meant to run here."""
+    if not (settings.submission_places or settings.submission_tls_places):
+        return {}
+    return {"submission": lambda: check_submission(settings)}
+
+
+def _greets(listen: Listen, command: str, tls: ssl.SSLContext | None = None) -> bool:
+    """Whether it greets with 220. Raises `NotReady` where nothing answers."""
     try:
-        with socket.create_connection((listen.reachable_host, listen.port), CHECK_TIMEOUT_S) as connection:
+        with (
+            socket.create_connection((listen.reachable_host, listen.port), CHECK_TIMEOUT_S) as plain,
+            nullcontext(plain) if tls is None else tls.wrap_socket(plain) as connection,
+        ):
             greeting = connection.recv(GREETING_BYTES)
             connection.sendall(b"QUIT\r\n")
     except OSError as error:
-        raise NotReady(f"nothing answers at {listen}; is `pillarbox smtp` running?") from error
-    if not greeting.startswith(b"220"):
-        raise NotReady(f"the receiver at {listen} does not take mail now; see its log")
+        raise NotReady(f"nothing answers at {listen}; is `pillarbox {command}` running?") from error
+    return greeting.startswith(b"220")
+
+
+def _unverified() -> ssl.SSLContext:
+    """Whether somebody speaks TLS is asked, not who: the certificate is for another name than that of this machine."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.check_hostname = False
+    made.verify_mode = ssl.CERT_NONE
+    return made
 
 
 def check_database(database: Database) -> None:

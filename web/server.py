@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import selectors
+import socket
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from core.config import Settings
 from core.delivery import DeliveryKind
@@ -21,6 +26,57 @@ STUCK_AFTER_S = 60
 KEEP_ALIVE_S = 5
 MAX_REQUEST_LINE_BYTES = 8190  # as long as gunicorn allows: a search of 1,000 characters may need 9 bytes for each
 BACKLOG = 512
+
+
+HEAD_S = 10.0
+"""How long the head of a request may take from its first byte on."""
+
+
+class Worker(ThreadWorker):
+    """gunicorn's, but that no thread waits for clients who send nothing, or who do not end the head of a request.
+
+    Browsers open connections that they may not use, and a handful of half requests would hold all threads for ever.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._heads: dict[TConn, float] = {}
+        """Connections whose head is being read, and until when."""
+
+    def accept(self, listener: socket.socket) -> None:
+        """Let the poller wait for the first byte, not a thread."""
+        try:
+            client, address = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # it has gone again
+            return
+        self.nr_conns += 1
+        conn = TConn(self.cfg, client, address, listener.getsockname())
+        conn.set_timeout()
+        self.pending_conns.append(conn)
+        poller: Any = self.poller
+        poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def handle(self, conn: TConn) -> Any:
+        """A request; in a thread."""
+        self._heads[conn] = time.monotonic() + HEAD_S
+        try:
+            return super().handle(conn)
+        finally:
+            self._heads.pop(conn, None)
+
+    def handle_request(self, req: Any, conn: TConn) -> Any:
+        """The same, once its head has been read."""
+        self._heads.pop(conn, None)
+        return super().handle_request(req, conn)
+
+    def murder_pending(self) -> None:
+        """Called every second at least: end whoever takes too long."""
+        super().murder_pending()
+        now = time.monotonic()
+        for conn, until in list(self._heads.items()):
+            if until < now:
+                with suppress(OSError):
+                    conn.sock.shutdown(socket.SHUT_RDWR)
 
 
 class Bell(Protocol):
@@ -57,7 +113,7 @@ def server_options(settings: Settings) -> dict[str, Any]:
     """gunicorn's settings, by its names for them."""
     return {
         "bind": str(settings.http),
-        "worker_class": ThreadWorker,
+        "worker_class": Worker,
         "workers": 1,
         "threads": settings.web_threads,
         "timeout": STUCK_AFTER_S,

@@ -18,7 +18,6 @@ from core.delivery import DeliveryKind
 from core.errors import NotFound, StorageUnavailable
 from core.sending.domain_tracking import is_address, tracking_goal
 from core.sending.events import EventDetails
-from core.sending.suppression import SuppressionReason
 from core.sending.tracking_answers import (
     PrivacySignals,
     TrackingResponse,
@@ -122,9 +121,10 @@ def _is_anothers(tokens: TrackingTokens, read: Clicked) -> bool:
     """Whether a link is asked for under a name that it was not made for, and that may be another customer's.
 
     Our own name may be asked for any of them; so may names that no customer can have, which proxies put in its place.
+    (Of names with odd letters `request.host` knows nothing: below a customer's wildcard they may be his.)
     """
     try:
-        host = urlsplit(f"//{request.host}").hostname or ""
+        host = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
     except ValueError:
         return True
     is_customers = "." in host.strip(".") and not is_address(host)
@@ -170,15 +170,20 @@ def _changed(delivery_id: str) -> Response:
     except RequestEntityTooLarge:
         return unreadable_page()
     if form.get(AGAIN_FIELD) == AGAIN_VALUE:
-        found = _found(delivery_id)
-        subscribe_again(ctx.database, delivery_id)
-        return returned_page(found.sender, found.recipient)
+        return _returned(_found(delivery_id))
     if form.get(ONE_CLICK_FIELD) != ONE_CLICK_VALUE:
         return unreadable_page()
     found = _found(delivery_id)
     if unsubscribe(ctx.database, delivery_id, _details(FROM_PAGE_FIELD in form), ctx.clock()):
         ctx.ring(DeliveryKind.EVENTS)
-    return _shown(replace(found, reason=found.reason if found.has_left else SuppressionReason.UNSUBSCRIBE))
+    return _shown(found.after_leaving())
+
+
+def _returned(found: Subscription) -> Response:
+    """What is not to be taken back here stays, and the page says so."""
+    if subscribe_again(context().database, found.delivery_id) or found.reason is None:
+        return returned_page(found.sender, found.recipient)
+    return done_page(found.sender, found.recipient, can_return=False)
 
 
 def _found(delivery_id: str) -> Subscription:
@@ -193,8 +198,7 @@ def _found(delivery_id: str) -> Subscription:
 def _shown(found: Subscription) -> Response:
     if not found.has_left:
         return question_page(found.sender, found.recipient)
-    can_return = found.reason is SuppressionReason.UNSUBSCRIBE
-    return done_page(found.sender, found.recipient, can_return=can_return)
+    return done_page(found.sender, found.recipient, can_return=found.can_return)
 
 
 def _details(is_from_page: bool) -> EventDetails:

@@ -30,6 +30,9 @@ PAUSE_S = 0.005
 """After a ring; those that are wanted meanwhile become one. One for each mail took a quarter of a busy web process."""
 FAILED_JOB_TTL_S = 60
 REDIS_TIMEOUT_S = 2.0
+REDIS_ERRORS = (redis.RedisError, OSError)
+"""What a call to Redis raises when it cannot be made now. The client opens a file of its own before it connects, and so
+lets out a plain `OSError` in a process that has no file descriptor left: a thread must outlive that too."""
 
 log = structlog.get_logger("doorbell")
 
@@ -69,7 +72,7 @@ class Doorbell:
             try:
                 door.ring()
                 is_broken = False
-            except redis.RedisError as error:
+            except REDIS_ERRORS as error:
                 if not is_broken:  # said once: mail may come by the thousand meanwhile
                     log.warning("the bell is broken; the scheduler will see to it", reason=str(error))
                 is_broken = True
@@ -77,7 +80,7 @@ class Doorbell:
 
 
 class Door:
-    """Both sides of the door of one kind of delivery. Every call raises `redis.RedisError` when Redis is away.
+    """Both sides of the door of one kind of delivery. Every call raises one of `REDIS_ERRORS` when Redis is away.
 
     No ring gets lost between them: `ring` leaves its mark before it looks for an attending worker, and `attend`
     withdraws its sign before it looks for a mark. Whichever comes second sees the other.

@@ -21,8 +21,9 @@ import structlog
 from core.clock import Clock
 from core.delivery import DeliveryKind, Policy, Verdict, our_fault
 from core.errors import StorageUnavailable
+from core.fairness import MachineOf, unknown_machine
 from core.ids import new_worker_id
-from core.services.claims import Claim, ClaimRequest, claim, has_due, lease_token
+from core.services.claims import Claim, ClaimRequest, claim, give_back, has_due, lease_token
 from core.services.leases import FinishedAttempt, Follow, Leased, Loader
 from core.services.recording import record
 from core.store.db import Database
@@ -50,6 +51,8 @@ class Line(Generic[Leased]):
     follow: Follow
     rings: tuple[DeliveryKind, ...] = ()
     """What `follow` makes due besides."""
+    machine_of: MachineOf = unknown_machine
+    """Which machine is behind a target host: places are counted by it too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class Engine(Generic[Leased]):
         self._finished: deque[FinishedAttempt] = deque()
         self._in_flight = 0
         self._claims = 0
+        self._lost_token = ""
+        """Of a claim that failed: the database may have gone between the lease and what is read after it."""
         self._is_wanted = False
         self._wishes = 0
         self._is_blocked = False
@@ -118,12 +123,12 @@ class Engine(Generic[Leased]):
     def stop(self, grace_s: float) -> int:
         """Wait for what is in flight, record it, and end; returns how many attempts were abandoned.
 
-        Those come due again when their leases run out.
+        Those come due again when their leases run out. A claim that was lost counts as one.
         """
         self.stop_claiming()
         self._clerk.join(grace_s)
         self._pool.shutdown(wait=False, cancel_futures=True)
-        return self._in_flight
+        return self._in_flight + bool(self._lost_token)
 
     def _notify(self) -> None:
         with self._settled:
@@ -218,7 +223,19 @@ class Engine(Generic[Leased]):
         has_reason = self._is_wanted or (self._is_blocked and had_finished)
         if self._is_stopping or free <= 0 or not has_reason:
             return None
-        return claim(self._database, self._claim_request(free), self._line.load, now_ms)
+        self._give_back_what_was_lost(now_ms)
+        request = self._claim_request(free)
+        self._lost_token = request.lease_token
+        claimed = claim(self._database, request, self._line.load, now_ms)
+        self._lost_token = ""
+        return claimed
+
+    def _give_back_what_was_lost(self, now_ms: int) -> None:
+        """Nobody has it in hand; else it would wait for the end of its lease."""
+        if self._lost_token:
+            with self._database.transaction():
+                give_back(self._database, self._limits.kind, self._lost_token, now_ms)
+            self._lost_token = ""
 
     def _record_one_by_one(self, finished: list[FinishedAttempt], now_ms: int) -> None:
         """An attempt whose delivery was deleted meanwhile must not hold up the records of the others."""
@@ -256,13 +273,16 @@ class Engine(Generic[Leased]):
             host_concurrency=self._limits.host_concurrency,
             proven_hosts=self._proven_hosts.keys(),
             attempt_limit_ms=self._limits.attempt_limit_ms,
+            machine_of=self._line.machine_of,
             look_behind=self._looked_to,
         )
 
     def _forget(self, finished: list[FinishedAttempt]) -> None:
         for entry in finished:
             if entry.outcome.verdict is Verdict.ACCEPTED:
-                self._remember_proven(entry.delivery.target_host)
+                host = entry.delivery.target_host
+                self._remember_proven(host)
+                self._remember_proven(self._line.machine_of(host) or host)
         with self._settled:
             for _ in finished:
                 self._finished.popleft()

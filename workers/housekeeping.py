@@ -186,7 +186,7 @@ class Housekeeper:
         started = time.monotonic()
         try:
             done, is_partial = self._household.tidy()
-        except StorageUnavailable as error:
+        except (StorageUnavailable, OSError) as error:  # the latter from a folder: no more files, read-only, a bad disk
             log.warning("housekeeping failed; trying again later", reason=str(error))
             return True
         except Exception as error:

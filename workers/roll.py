@@ -52,7 +52,8 @@ class WorkerRoll:
                 continue
             try:
                 released = release(worker_id)
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # a folder that is read-only now: the next to start finds nothing to release
+                    path.unlink(missing_ok=True)
             finally:
                 os.close(descriptor)
             if released:

@@ -17,7 +17,7 @@ from core.delivery import DeliveryKind
 from core.errors import StorageUnavailable
 from core.services.claims import has_due
 from core.store.db import Database
-from workers.doorbell import Door, open_queue, open_redis
+from workers.doorbell import REDIS_ERRORS, Door, open_queue, open_redis
 from workers.housekeeping import Housekeeper
 
 SWEEP_INTERVAL_S = 1.0
@@ -37,7 +37,7 @@ def run_scheduler(settings: Settings, database: Database) -> None:
     while not stop.wait(SWEEP_INTERVAL_S):
         try:
             sweep(database, connection, system_clock)
-        except (StorageUnavailable, redis.RedisError) as error:
+        except (StorageUnavailable, *REDIS_ERRORS) as error:
             log.warning("sweep failed; trying again", reason=str(error))
     housekeeper.stop()
 

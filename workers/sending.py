@@ -55,7 +55,7 @@ class SendAttempt:
         self._database = database
         self._blobs = blobs
         self._transport = transport
-        self._has_told_refusal = False
+        self._told_refusals: set[str] = set()
         self._clock = clock
 
     def __call__(self, claimed: ClaimedSend) -> FinishedSend:
@@ -92,6 +92,7 @@ class SendAttempt:
             remote_host=result.host,
             tls=result.tls_version,
             ended_ms=self._clock(),
+            is_about_sender=result.is_about_sender,
         )
 
     def _missing_signature(self, claimed: ClaimedSend) -> str | None:
@@ -114,9 +115,10 @@ class SendAttempt:
         of_domain = SendSettings() if sender is None else sender.settings
         is_verified = sender is not None and sender.tracking_verified
         choice = tracking_choice(self._settings, claimed.account_settings, of_domain, is_verified, claimed.options)
-        if choice.unsubscribe_refusal is not None and not self._has_told_refusal:
-            self._has_told_refusal = True  # once: it is about the gateway, not about the mail
-            log.warning(choice.unsubscribe_refusal)
+        for refusal in (choice.unsubscribe_refusal, choice.tracking_refusal):
+            if refusal is not None and refusal not in self._told_refusals:
+                self._told_refusals.add(refusal)  # once: it is about the gateway, not about the mail
+                log.warning(refusal)
         return choice
 
     def _content(self, claimed: ClaimedSend) -> bytes:
@@ -168,7 +170,7 @@ def send_transports(
     limit_ms = int((Timeouts().total_s + blobs.longest_s) * SECOND_MS)
     return {
         kind: Transport(
-            Line(attempt, SEND_POLICIES[kind], load_sends, follow, rings=(DeliveryKind.EVENTS,)),
+            Line(attempt, SEND_POLICIES[kind], load_sends, follow, (DeliveryKind.EVENTS,), mail.machines.machine_of),
             send_threads(settings.send_threads)[kind],
             limit_ms,
             host_concurrency=min(settings.host_concurrency, settings.connections_per_host),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from core.clock import SECOND_MS, Clock
 from core.config import Settings
 from core.delivery import HTTP_POLICY, DeliveryKind, Policy
+from core.fairness import MachineOf, unknown_machine
 from core.services.leases import FinishedAttempt
 from core.services.notices import follow_received
 from core.services.received import ClaimedDelivery, load_received
@@ -48,16 +49,23 @@ def open_transports(settings: Settings, database: Database, clock: Clock) -> dic
     posting_ms = settings.target_timeout * SECOND_MS
     mailing_ms = int(Timeouts().total_s * SECOND_MS)
     preparing_ms = int(preparing_s * SECOND_MS)
+    at_machines = mail.machines.machine_of
+    connections = min(settings.host_concurrency, settings.connections_per_host)
     return {
         DeliveryKind.INBOUND: Transport(
             _line(attempt, HTTP_POLICY), settings.worker_threads, posting_ms + preparing_ms
         ),
-        DeliveryKind.FORWARD: Transport(_line(attempt, SMTP_POLICY), FORWARD_THREADS, mailing_ms + preparing_ms),
+        DeliveryKind.FORWARD: Transport(
+            _line(attempt, SMTP_POLICY, at_machines), FORWARD_THREADS, mailing_ms + preparing_ms, connections
+        ),
         DeliveryKind.ERROR_CALLBACK: Transport(
             _line(ErrorCallbackAttempt(forwarder, clock), HTTP_POLICY), NOTICE_THREADS, posting_ms
         ),
         DeliveryKind.BOUNCE: Transport(
-            _line(BounceAttempt(mail, blobs, settings.mx_hostname, clock), SMTP_POLICY), NOTICE_THREADS, mailing_ms
+            _line(BounceAttempt(mail, blobs, settings.mx_hostname, clock), SMTP_POLICY, at_machines),
+            NOTICE_THREADS,
+            mailing_ms,
+            connections,
         ),
         **send_transports(settings, database, blobs, mail, clock),
         **returned_transports(settings, database, blobs, mail, clock),
@@ -65,9 +73,11 @@ def open_transports(settings: Settings, database: Database, clock: Clock) -> dic
     }
 
 
-def _line(attempt: Callable[[ClaimedDelivery], FinishedAttempt], policy: Policy) -> Line[ClaimedDelivery]:
+def _line(
+    attempt: Callable[[ClaimedDelivery], FinishedAttempt], policy: Policy, machine_of: MachineOf = unknown_machine
+) -> Line[ClaimedDelivery]:
     """Of received mail, and of what follows from it."""
-    return Line(attempt, policy, load_received, follow_received)
+    return Line(attempt, policy, load_received, follow_received, machine_of=machine_of)
 
 
 def _received(

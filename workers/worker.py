@@ -12,6 +12,8 @@ from typing import Any
 import redis
 import structlog
 from rq import SimpleWorker
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
+from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from core.clock import system_clock
@@ -21,7 +23,7 @@ from core.ending import end_without_waiting_for_threads
 from core.errors import StorageUnavailable
 from core.services.claims import release
 from core.store.db import Database
-from workers.doorbell import Door, open_queue, open_redis
+from workers.doorbell import REDIS_ERRORS, Door, open_queue, open_redis
 from workers.engine import Engine, EngineLimits
 from workers.jobs import DRAIN_LIMIT_S, answer_with
 from workers.presence import Presence
@@ -37,6 +39,10 @@ ROLL_FOLDER = "workers"
 SECONDARY_KINDS = tuple(kind for kind in DeliveryKind if kind is not DeliveryKind.INBOUND)
 SIDE_DOOR_S = 1.0
 """How long one wait at a side door lasts; a client of ours waits two seconds for Redis at most."""
+BURYING_PAUSE_S = 2.0
+"""Between tries to release what dead workers had in hand, while the database is away."""
+_REDIS_LOST_IT = (*REDIS_ERRORS, InvalidJobOperation, NoSuchJobError)
+"""What RQ raises when Redis is away, and when it comes back without the job that was being worked on."""
 
 log = structlog.get_logger("worker")
 
@@ -48,6 +54,17 @@ class DrainWorker(SimpleWorker):
     engines: tuple[Engine[Any], ...] = ()
     asked: threading.Event
     """Set when somebody asks for the end."""
+
+    def subscribe(self) -> None:
+        """Not to commands, which nobody gives: the thread that waits for them would outlive each worker that Redis
+        ended by going away, with its connection."""
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """Redis being away is no error in the program: one line says it, where RQ shows a traceback of hundreds."""
+        if isinstance(exc_info[1], _REDIS_LOST_IT):
+            log.warning("Redis went away during a job; what is due is looked for again", reason=str(exc_info[1]))
+        else:
+            super().handle_exception(job, *exc_info)
 
     def _install_signal_handlers(self) -> None:
         """A signal that came before RQ listened for them counts too."""
@@ -72,7 +89,9 @@ def run_worker(settings: Settings, database: Database) -> None:
         engine.start()
     for kind in engines.keys() & set(SECONDARY_KINDS):
         SideDoor(engines[kind], open_redis(settings.redis_location), kind).start()
-    presence = Presence(open_redis(settings.redis_location))  # not RQ's: that waits long for answers, this must not
+    presence = Presence(  # its own connection, not RQ's: that waits long for answers, this must not
+        open_redis(settings.redis_location), lambda: _look_unrung(engines)
+    )
     presence.start()
 
     _work_until_stopped(engines, connection, settings.worker_threads)
@@ -84,6 +103,12 @@ def run_worker(settings: Settings, database: Database) -> None:
         roll.sign_out(worker_id)
     has_failed = any(engine.has_failed for engine in engines.values())
     end_without_waiting_for_threads(1 if has_failed else 0)
+
+
+def _look_unrung(engines: Mapping[DeliveryKind, Engine[Any]]) -> None:
+    """See what is due without having been told: no ring, and no job, comes while Redis is away."""
+    for engine in engines.values():
+        engine.drain(0.0)
 
 
 def _stop_all(engines: Mapping[DeliveryKind, Engine[Any]]) -> int:
@@ -133,20 +158,34 @@ def _take_jobs(engines: Mapping[DeliveryKind, Engine[Any]], connection: redis.Re
         worker.engines = tuple(engines.values())
         worker.asked = asked
         worker.work(logging_level="WARNING")
-    except redis.RedisError as error:
+    except REDIS_ERRORS as error:
         log.warning("Redis does not answer; trying again", reason=str(error))
     return asked.is_set()
 
 
 def _shorten_redis_errors(record: logging.LogRecord) -> bool:
-    """Redis being away is no error in the program: one line says it, where RQ shows a traceback of hundreds."""
+    """As `DrainWorker.handle_exception` does, for what RQ logs between jobs."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, redis.RedisError):
+    if isinstance(error, _REDIS_LOST_IT):
         record.msg, record.args, record.exc_info = "Redis went away during a job: %s", (str(error),), None
     return True
 
 
 def _release_leases_of_the_dead(roll: WorkerRoll, database: Database) -> None:
+    """At once, or as soon as the database is there: after a power cut it often starts later than we do, and leases of
+    sent mail last for minutes."""
+    if not _bury(roll, database):
+        threading.Thread(target=_bury_later, args=(roll, database), name="burying", daemon=True).start()
+
+
+def _bury_later(roll: WorkerRoll, database: Database) -> None:
+    while not _bury(roll, database):
+        time.sleep(BURYING_PAUSE_S)
+
+
+def _bury(roll: WorkerRoll, database: Database) -> bool:
+    """Whether that is done."""
+
     def release_all(dead_id: str) -> int:
         with database.transaction():
             return sum(release(database, kind, dead_id, system_clock()) for kind in DeliveryKind)
@@ -154,8 +193,11 @@ def _release_leases_of_the_dead(roll: WorkerRoll, database: Database) -> None:
     try:
         roll.bury_the_dead(release_all)
     except StorageUnavailable as error:
-        log.warning("leases of dead workers must run out", reason=repr(error.__cause__))
-    database.close()  # the connection of this thread; the clerk has its own
+        log.warning("leases of dead workers cannot be released now; trying again", reason=repr(error.__cause__))
+        return False
+    finally:
+        database.close()  # the connection of this thread; the clerk has its own
+    return True
 
 
 def drain_and_attend(engine: Engine[Any], door: Door) -> None:
@@ -171,7 +213,7 @@ def drain_and_attend(engine: Engine[Any], door: Door) -> None:
 class SideDoor(threading.Thread):
     """Attends for one kind, beside the jobs: those may be busy with received mail for half a minute.
 
-    A ring then needs no job. When Redis is away it waits; the scheduler's job, or the next ring, comes later.
+    A ring then needs no job. When Redis is away it waits, and `Presence` has the engines look for themselves.
     """
 
     def __init__(self, engine: Engine[Any], connection: redis.Redis, kind: DeliveryKind) -> None:
@@ -185,7 +227,7 @@ class SideDoor(threading.Thread):
             try:
                 if self._door.attend(SIDE_DOOR_S):
                     self._engine.drain(DRAIN_LIMIT_S)
-            except redis.RedisError:
+            except REDIS_ERRORS:
                 time.sleep(SIDE_DOOR_S)
 
 

@@ -1,7 +1,7 @@
 """When a sending domain is looked at again without anybody asking.
 
 A domain that waits for its records is looked at often at first, when somebody is just adding them, then ever more
-rarely: a quarter of the time it has waited already, until the next look. One where all is right has its turn each day.
+rarely: a quarter of the time it has waited already, until the next look. One that may send has its turn each day.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ def next_check_ms(domain_id: str, state: DomainState, waiting_since_ms: int, now
     interval_ms = DAILY_MS
     if is_waiting(state):
         interval_ms = _while_waiting(now_ms - waiting_since_ms)
+    if state.dkim_verified:
+        interval_ms = min(interval_ms, DAILY_MS)
     if is_doubtful(state):
         interval_ms = min(interval_ms, DOUBT_MS)
     return now_ms + int(interval_ms * (1 - SPREAD / 2 + SPREAD * _fraction(domain_id)))

@@ -167,9 +167,9 @@ class _ReturnPath:
     def _check(self) -> _PathFinding:
         goal = self._hosts.return_path_host.lower()
         aliases = self._questions.aliases(self._name, goal)
-        if goal in aliases:
-            return _PathFinding(self._result(CheckState.VERIFIED, _alias(self._name, aliases)), is_alias_of_ours=True)
         exchanges = self._questions.exchanges(self._name)
+        if goal in aliases:
+            return _PathFinding(self._check_alias(aliases, exchanges), is_alias_of_ours=True)
         best = [host for preference, host in exchanges if preference == exchanges[0][0]]
         hosts = tuple(f"{preference} {host}" for preference, host in exchanges)
         found = (*_alias(self._name, aliases), *shown(self._name, RecordType.MX, hosts))
@@ -178,6 +178,16 @@ class _ReturnPath:
         if found:
             return _PathFinding(self._result(CheckState.WRONG, found, self._wrong_cure(aliases)))
         return _PathFinding(self._missing())
+
+    def _check_alias(self, aliases: Sequence[str], exchanges: Sequence[tuple[int, str]]) -> CheckResult:
+        """What the alias leads to is the operator's to choose, but must take mail: bounces would be lost, and many
+        receivers refuse mail from senders that cannot be written to. Raises `LookupFailed`."""
+        found = _alias(self._name, aliases)
+        if any(host for _, host in exchanges) or (not exchanges and self._questions.addresses(self._name)):
+            return self._result(CheckState.VERIFIED, found)
+        host = self._hosts.return_path_host
+        cure = f"{host} takes no mail: for the operator of this gateway to mend. It needs the record {host} MX "
+        return self._result(CheckState.WRONG, found, f"{cure}{MX_PREFERENCE} {self._hosts.mx_hostname}")
 
     def _result(self, state: CheckState, found: tuple[DnsRecord, ...], cure: str = "") -> CheckResult:
         return CheckResult(state, self._looked_for, found, cure)

@@ -37,7 +37,13 @@ SOFT_PIECES = (
     *("loops back to myself", "too many hops", "hop count", "routing loop", "too many recipients"),
 )
 """Not now: the mailbox is full, the host is busy, our mail waited too long."""
+SENDER_PIECES = (
+    *("sender address", "sender domain", "domain of sender", "envelope sender", "sender unknown", "unknown sender"),
+    *("invalid sender", "bad sender", "sender verify", "sender rejected", "sender denied", "mail server after mail "),
+)
+"""It is the sender that is refused, whatever else is said: no word about the recipient."""
 BLOCK_PIECES = (
+    *SENDER_PIECES,
     # what we are taken for
     *("spam", "junk mail", "blacklist", "black list", "blocklist", "block list", "block-list", "denylist", "dnsbl"),
     *(
@@ -54,10 +60,11 @@ BLOCK_PIECES = (
     ),
     *("unusual rate", "suspicious", "complaint", "phish", "virus", "malware", "infected", "poor sending"),
     # policy and authentication
-    *("policy", "policies", "dmarc", "dkim", "spf ", "sender id", "not authorized", "not authorised"),
+    *("policy", "policies", "dmarc", "dkim", " spf", "spf ", "sender id", "not authorized", "not authorised"),
     *("authentication required", "authrequired", "authentication is required", "unauthenticated", "not permitted"),
-    *("reverse dns", "ptr record", "no ptr", "rdns", "helo", "ehlo", "sender verify", "sender address rejected"),
-    *("sender rejected", "sender denied", "relay access denied", "relaying denied", "unable to relay"),
+    *("reverse dns", "ptr record", "no ptr", "rdns", "helo", "ehlo"),
+    *("internet service provider", "rcpthosts", "reverse lookup", "dynamic"),
+    *("relay access denied", "relaying denied", "unable to relay"),
     *("relay not permitted", "not accept mail from", "only accepts mail from", "restricted", "administrative"),
     *("client host rejected", "access denied by", "prohibit", "refused by filter", "tls required", "starttls"),
     # what was sent
@@ -83,13 +90,13 @@ BLOCK_PIECES = (
     *("smtputf8", "invalid charset"),
 )
 """Not from us, or not this: reputation, policy, authentication, content. Says nothing against the address."""
-HARD_PIECES = (
+DEAD_PIECES = (
     *("user unknown", "unknown user", "unknown or illegal", "recipient unknown", "unknown recipient"),
     *("unknown local", "unknown address", "address unknown", "unknown mailbox", "mailbox unknown"),
     *("unknown account", "account unknown", "unknown email", "unknown in virtual", "unknown in relay"),
     *("unknown in local", "no such user", "no such recipient", "no such address", "no such mailbox"),
     *("no such account", "no such person", "no such local", "no such domain", "no mailbox", "no account"),
-    *("not a valid mailbox", "not a known user", "no valid recipients", "no user", "nosuchuser"),
+    *("not a valid mailbox", "not a known user", "not a valid recipient", "no user", "nosuchuser"),
     *("user does not exist", "user doesn't exist", "user not exist", "user not found", "user invalid"),
     *("account does not exist", "address does not exist", "mailbox does not exist", "recipient does not exist"),
     *("account doesn't exist", "address doesn't exist", "mailbox doesn't exist", "does not exist here"),
@@ -101,23 +108,28 @@ HARD_PIECES = (
     *("address was not found", "wasn't found", "domain not found", "couldn't find the"),
     *("invalid recipient", "recipient invalid", "invalid mailbox", "invalid user", "invalid address"),
     *("addressee unknown", "user not known", "invalid final delivery userid", "name is not recognized"),
-    *("bad destination mailbox", "bad address", "illegal user", "not listed in domino directory"),
+    *("bad destination mailbox", "illegal user", "not listed in domino directory"),
     *("not listed in public name", "no longer available", "no longer valid", "no longer exist", "no longer in use"),
-    *("no longer active", "no longer employed", "no longer accepting mail", "account is disabled"),
+    *("no longer active", "no longer employed", "account is not active", "account is disabled"),
     *("account disabled", "account has been disabled", "mailbox disabled", "mailbox is disabled"),
     *("disabled recipient", "user disabled", "user is inactive", "account inactive", "account is inactive"),
     *("inactive user", "mailbox is inactive", "account closed", "account has been closed", "user is terminated"),
     *("account has been deleted", "account deactivated", "deactivated mailbox", "discontinued"),
-    *("mailbox unavailable", "mailbox not available", "not our customer", "not a local", "unrouteable address"),
+    *("not our customer", "not a local", "unrouteable address"),
     *("unrouteable mail domain", "unroutable address", "host not found", "host unknown", "unknown host"),
-    *("nxdomain", "name or service not known", "does not accept mail", "nullmx", "null mx"),
-    *("recipient address rejected: access denied", "recipient rejected", "undeliverable address"),
-    *("address rejected", "not our user", "user has moved", "unbekannter empf", "empfänger unbekannt"),
+    *("nxdomain", "name or service not known", "nullmx", "null mx"),
+    *("undeliverable address", "not our user", "user has moved", "unbekannter empf", "empfänger unbekannt"),
     *("empfänger nicht gefunden", "benutzer unbekannt", "adresse inconnue", "utilisateur inconnu", "n'existe pas"),
     *("no existe", "usuario desconocido", "usuário desconhecido", "não existe", "utente sconosciuto"),
     *("non esiste", "пользователь не найден", "не существует", "用户不存在", "收件人不存在", "存在しません"),
 )
 """There is no such mailbox or domain, or it is closed for good."""
+HARD_PIECES = (
+    *DEAD_PIECES,
+    *("mailbox unavailable", "mailbox not available", "address rejected", "recipient rejected", "bad address"),
+    *("no valid recipients", "does not accept mail", "no longer accepting mail", "no longer accepts mail"),
+)
+"""The same, and what is said of a recipient that is refused for another reason too."""
 
 
 def searchable(text: str) -> str:

@@ -10,8 +10,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 
-from core.sending.refusal_words import BLOCK_PIECES, HARD_PIECES, MAX_SEARCHED, SOFT_PIECES, holds_any, searchable
+from core.sending.refusal_words import (
+    BLOCK_PIECES,
+    DEAD_PIECES,
+    HARD_PIECES,
+    MAX_SEARCHED,
+    SENDER_PIECES,
+    SOFT_PIECES,
+    holds_any,
+    searchable,
+)
 
 
 class ReturnedKind(StrEnum):
@@ -201,7 +211,7 @@ _OF_SUBJECT: dict[int, _Meaning] = {
 }
 _OF_CODE: dict[int, _Meaning] = {
     # RFC 5321 section 4.2.3 where no other source is given
-    521: _SURELY_HARD,  # RFC 7504: this host takes no mail
+    521: _HARD,  # RFC 7504: this host takes no mail; some say it to those on their lists
     530: _BLOCK,  # RFC 4954
     535: _BLOCK,  # RFC 4954
     541: _BLOCK,  # not registered; rejected as spam
@@ -212,28 +222,30 @@ _OF_CODE: dict[int, _Meaning] = {
     556: _SURELY_HARD,  # RFC 7504: the domain takes no mail
     571: _BLOCK,  # not registered; short for 5.7.1
 }
-_WORDS = ((Severity.SOFT, SOFT_PIECES), (Severity.BLOCK, BLOCK_PIECES), (Severity.HARD, HARD_PIECES))
+MAX_QUOTED = 20
+"""Statuses of one text that are looked at."""
 
 
 def severity(status: str | None, smtp_code: int | None, diagnostic: str | None) -> Severity:
     """What a refusal means for the address. Pure, total, linear in the first 4,000 characters of the diagnostic.
 
     `status` is RFC 3463's, `smtp_code` that of the reply; both are looked for in the diagnostic as well, where a
-    specific status counts more than the one beside it: it is the refusing host's own. Everything temporary is soft.
+    specific status counts more than the one beside it: it is the refusing host's own. What is temporary is never hard.
     """
     text = (diagnostic or "")[:MAX_SEARCHED]
     code = smtp_code or smtp_code_in(text)
-    quoted = _read_status(text)
+    quoted = _quoted_status(text)
     grade, detail = _closest(_read_status(status), quoted)
     is_generic = detail[0] == 0
     if is_generic and code is not None:
         grade = code // 100
     if grade == 2:
         return Severity.UNKNOWN
-    if grade == 4 or (code is not None and code < 500 and quoted[0] != 5):
-        return Severity.SOFT
     meaning = _OF_CODE.get(code or 0, _UNKNOWN) if is_generic else _of_status(detail)
-    return meaning.severity if meaning.is_firm else _with_words(meaning.severity, text)
+    found = meaning.severity if meaning.is_firm else _with_words(meaning.severity, text)
+    if grade == 4 or (code is not None and code < 500 and quoted[0] != 5):
+        return Severity.BLOCK if found is Severity.BLOCK else Severity.SOFT
+    return found
 
 
 def smtp_code_in(diagnostic: str) -> int | None:
@@ -251,7 +263,17 @@ def status_in(text: str) -> str | None:
 def _read_status(text: str | None) -> tuple[int, tuple[int, int]]:
     """Class, and subject with detail; zeros where there is none."""
     found = _ENHANCED.search(text[:MAX_SEARCHED]) if text else None
-    return (int(found[1]), (int(found[2]), int(found[3]))) if found else (0, _NO_DETAIL)
+    return _taken_apart(found) if found else (0, _NO_DETAIL)
+
+
+def _quoted_status(text: str) -> tuple[int, tuple[int, int]]:
+    """The first specific one, else the first: Exchange Online puts 5.0.350 in front of what another host has said."""
+    quoted = [_taken_apart(found) for found in islice(_ENHANCED.finditer(text), MAX_QUOTED)]
+    return next((one for one in quoted if one[1][0] != 0), quoted[0] if quoted else (0, _NO_DETAIL))
+
+
+def _taken_apart(found: re.Match[str]) -> tuple[int, tuple[int, int]]:
+    return int(found[1]), (int(found[2]), int(found[3]))
 
 
 def _closest(stated: tuple[int, tuple[int, int]], quoted: tuple[int, tuple[int, int]]) -> tuple[int, tuple[int, int]]:
@@ -266,7 +288,14 @@ def _of_status(detail: tuple[int, int]) -> _Meaning:
 
 
 def _with_words(by_code: Severity, diagnostic: str) -> Severity:
-    """Words that say the same as the code settle it; else the mildest of what they say."""
+    """Words that say the same as the code settle it, unless they blame the sender; else the mildest of what they say.
+
+    That a recipient is rejected, beside a code of policy, does not say that there is none: Postfix says so of all that
+    it refuses at RCPT.
+    """
     searched = searchable(diagnostic)
-    said = [one for one, pieces in _WORDS if holds_any(searched, pieces)]
-    return by_code if by_code in said or not said else said[0]
+    hard = DEAD_PIECES if by_code is Severity.BLOCK else HARD_PIECES
+    words = ((Severity.SOFT, SOFT_PIECES), (Severity.BLOCK, BLOCK_PIECES), (Severity.HARD, hard))
+    said = [one for one, pieces in words if holds_any(searched, pieces)]
+    found = by_code if by_code in said or not said else said[0]
+    return Severity.BLOCK if found is Severity.HARD and holds_any(searched, SENDER_PIECES) else found

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from core.addresses import TAG_SEPARATOR
 from core.sending.events import NO_DETAILS, EventDetails, EventKind
 from core.sending.returned import DsnAction, Returned, ReturnedKind, ReturnedRecipient, Severity
 from core.sending.suppression import SuppressionReason, suppression_key
@@ -51,7 +52,8 @@ def _bounce(returned: Returned, recipient: str) -> ReturnedStep:
     """What the notification says of our recipient; what it says of others is told as theirs.
 
     Mail that was forwarded, or expanded to a list, bounces for addresses that we do not know. However dead those are,
-    the address that we wrote to has taken the mail: such a bounce is never hard.
+    the address that we wrote to has taken the mail: such a bounce is never hard. Nor is it counted, because others of
+    the list have the mail; unless the host says itself that this was where ours has led to.
     """
     ours = [one for one in returned.recipients if _is_about(one, recipient)]
     found = _worst(ours or returned.recipients)
@@ -67,10 +69,10 @@ def _bounce(returned: Returned, recipient: str) -> ReturnedStep:
         severity=found.severity,
     )
     if found.severity is not Severity.HARD:
-        return ReturnedStep(EventKind.SOFT_BOUNCE, details, is_soft=found.severity in _COUNTED)
-    if not ours:
+        return ReturnedStep(EventKind.SOFT_BOUNCE, details, is_soft=bool(ours) and found.severity in _COUNTED)
+    if found.address is not None and not _is_same(found.address, recipient):
         reason = f"{recipient} passes its mail on to {found.address}, which refuses it for good"
-        return ReturnedStep(EventKind.SOFT_BOUNCE, replace(details, reason=reason), is_soft=True)
+        return ReturnedStep(EventKind.SOFT_BOUNCE, replace(details, reason=reason), is_soft=bool(ours))
     return ReturnedStep(EventKind.BOUNCE, details, SuppressionReason.HARD_BOUNCE)
 
 
@@ -88,7 +90,17 @@ def _complaint(returned: Returned) -> ReturnedStep:
 def _is_about(one: ReturnedRecipient, recipient: str) -> bool:
     """Whether an entry is about the address that we wrote to; one that names nobody is."""
     named = [address for address in (one.original_address, one.address) if address]
-    return not named or suppression_key(recipient) in map(suppression_key, named)
+    return not named or any(_is_same(address, recipient) for address in named)
+
+
+def _is_same(address: str, recipient: str) -> bool:
+    """Whether both are one mailbox: hosts may leave out the tag behind a `+`."""
+    return _untagged(address) == _untagged(recipient)
+
+
+def _untagged(address: str) -> str:
+    local, _, domain = suppression_key(address).rpartition("@")
+    return f"{local.partition(TAG_SEPARATOR)[0]}@{domain}"
 
 
 def _worst(entries: Sequence[ReturnedRecipient]) -> ReturnedRecipient | None:

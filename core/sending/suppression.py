@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from enum import StrEnum
 
 from core.addresses import parse_mailbox
+
+_DOT_STRING = re.compile(r"[^\s\"(),:;<>@\[\\\]]+\Z")
+_ESCAPED = re.compile(r"([\"\\])")
 
 
 class SuppressionReason(StrEnum):
@@ -29,8 +34,13 @@ def read_reason(text: str) -> SuppressionReason:
 
 
 def suppression_key(address: str) -> str:
-    """An address as lists hold it: lower case, domain as A-labels. Of no mailbox, lower case alone."""
+    """An address as lists hold it, so that one mailbox has one key: lower case, domain as A-labels, the local part in
+    quotes only where it needs them (RFC 5321 section 4.1.2), its letters composed (RFC 6532 section 3.1). Of no
+    mailbox, lower case alone."""
     mailbox = parse_mailbox(address)
     if mailbox is None:
         return address.lower()
-    return f"{mailbox.text.rpartition('@')[0]}@{mailbox.domain}".lower()
+    local = unicodedata.normalize("NFC", mailbox.local.lower())
+    if not _DOT_STRING.match(local):
+        local = '"' + _ESCAPED.sub(r"\\\1", local) + '"'
+    return f"{local}@{mailbox.domain}"

@@ -6,6 +6,7 @@ The message's own word goes first, then its domain's settings, its account's, th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from core.config import Settings
@@ -18,6 +19,11 @@ for those mails that ask for it, or whose domain or account does."""
 NEEDS_HTTPS = (
     "mails get no List-Unsubscribe header: one-click unsubscribing (RFC 8058) needs https; "
     "set PILLARBOX_TRACKING_URL or PILLARBOX_PUBLIC_URL to an https URL"
+)
+
+LEADS_NOWHERE = (
+    "mails are not tracked: their links would lead to this machine's own address, which nobody else can open; "
+    "set PILLARBOX_PUBLIC_URL or PILLARBOX_TRACKING_URL to the URL at which others reach the API"
 )
 
 
@@ -34,6 +40,8 @@ class TrackingChoice:
     unsubscribe: bool
     unsubscribe_refusal: str | None = None
     """Why it gets no List-Unsubscribe header although it should, for the log of the operator."""
+    tracking_refusal: str | None = None
+    """Why nothing of it is tracked although it should be, for the same log."""
 
     @property
     def is_tracked(self) -> bool:
@@ -53,14 +61,26 @@ def tracking_choice(
     base_url = _base_url(settings, domain.tracking_host if tracking_verified else None)
     can_unsubscribe = base_url.lower().startswith("https://")
     wants = bool(said.unsubscribe)
+    is_reachable = settings.is_for_trying or not _is_own_machine(base_url)
+    wants_tracking = bool(said.track_opens or said.track_clicks or said.track_text_clicks)
     return TrackingChoice(
         base_url,
-        opens=bool(said.track_opens),
-        clicks=bool(said.track_clicks),
-        text_clicks=bool(said.track_text_clicks),
+        opens=bool(said.track_opens) and is_reachable,
+        clicks=bool(said.track_clicks) and is_reachable,
+        text_clicks=bool(said.track_text_clicks) and is_reachable,
         unsubscribe=wants and can_unsubscribe,
         unsubscribe_refusal=NEEDS_HTTPS if wants and not can_unsubscribe else None,
+        tracking_refusal=LEADS_NOWHERE if wants_tracking and not is_reachable else None,
     )
+
+
+def _is_own_machine(base_url: str) -> bool:
+    """Whether whoever opens it comes to his own machine: each link of a mail would be dead."""
+    host = (urlsplit(base_url).hostname or "").rstrip(".")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _of_message(options: SendOptions) -> SendSettings:

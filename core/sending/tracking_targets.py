@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import idna
 
-MAX_TARGET_CHARACTERS = 1_387
+MAX_TARGET_CHARACTERS = 1_384
 """What fits into a token of `core.sending.tracking_tokens.MAX_TOKEN_CHARACTERS`."""
 MAX_HOST_CHARACTERS = 253
 """RFC 1035 section 2.3.4, as text."""

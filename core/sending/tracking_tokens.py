@@ -2,7 +2,7 @@
 
 A token is base64url without padding (RFC 4648 section 5) of
 
-    delivery id (16 octets) [ link number (2) host mark (3) target (ASCII) ] tag (16) kind (1)
+    delivery id (16 octets) [ link number (2) host mark (6) target (ASCII) ] tag (16) kind (1)
 
 where the tag is the first half of HMAC-SHA256 over kind and everything before the tag, and kind is a version in the
 upper four bits and what is tracked in the lower four. The kind stands last, so that a token always ends in a letter:
@@ -40,7 +40,7 @@ UNSUBSCRIBE_PATH = "u"
 _VERSION = 1
 _ID_OCTETS = 16
 _NUMBER_OCTETS = 2
-_MARK_OCTETS = 3  # keyed: nobody can look for a name with the mark of another's
+_MARK_OCTETS = 6  # keyed, and too long to meet by chance one with the mark of another's name
 _TAG_OCTETS = 16  # 128 bits: out of reach, and each link is 21 characters shorter than with 256
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+\Z")
 

@@ -13,7 +13,16 @@ from typing import Generic
 
 from core.clock import SECOND_MS
 from core.delivery import MAIL_KINDS, DeliveryKind
-from core.fairness import SLOW_MAIL_MS, SLOW_MS, Candidate, ClaimPlan, HostHealth, HostLoad
+from core.fairness import (
+    SLOW_MAIL_MS,
+    SLOW_MS,
+    Candidate,
+    ClaimPlan,
+    HostHealth,
+    HostLoad,
+    MachineOf,
+    unknown_machine,
+)
 from core.ids import new_time_ordered_id
 from core.services.leases import Leased, Loader
 from core.store.db import Database, Row, places
@@ -42,9 +51,10 @@ WITH RECURSIVE host(name, number) AS (
 SELECT name, (SELECT min(due_ms) FROM delivery WHERE kind = ? AND state = 'pending' AND target_host = name) AS due
 FROM host WHERE name IS NOT NULL"""
 _IN_FLIGHT = """
-SELECT target_host, count(*), min(due_ms) FROM delivery
+SELECT target_host, count(*), min(due_ms), sum(CASE WHEN lease_token LIKE ? THEN 1 ELSE 0 END) FROM delivery
 WHERE kind = ? AND lease_token IS NOT NULL AND lease_token NOT LIKE ? AND due_ms > ? GROUP BY target_host"""
-_HEALTH = "SELECT target_host, failures, open_until_ms, is_slow FROM target_health"
+_HEALTH = """
+SELECT target_host, failures, open_until_ms, is_slow FROM target_health WHERE target_host IN ({places})"""
 # The expressions keep PostgreSQL from the partial indexes, which in a busy queue are full of dead entries: with these
 # ids in hand, the primary key is always the way (measured: 10 to 300 ms against less than 1).
 _LEASE = """
@@ -71,6 +81,7 @@ class ClaimRequest:
     """The longest an attempt may take; the lease is longer."""
     lease_token: str = field(default_factory=new_time_ordered_id)
     """Never used before; of a worker it is a `lease_token`, so that `release` finds it."""
+    machine_of: MachineOf = unknown_machine
     look_behind: str = ""
     """The host behind which the look behind the window begins: `Claim.looked_to` of the claim before."""
 
@@ -107,9 +118,9 @@ def claim(database: Database, request: ClaimRequest, load: Loader[Leased], now_m
 
 def _plan(database: Database, request: ClaimRequest, now_ms: int) -> tuple[ClaimPlan, bool, str]:
     """What to lease, whether something due has to wait for its host, and how far was looked behind the window."""
-    plan = _new_plan(database, request, now_ms)
     window = request.free_places + WINDOW_MARGIN
     due = _candidates(database.execute(_DUE, (request.kind, now_ms, window)))
+    plan = _new_plan(database, request, {candidate.target_host for candidate in due}, now_ms)
     plan.offer(due)
     looked_to = request.look_behind
     if not plan.is_full and len(due) == window:
@@ -125,8 +136,16 @@ def lease_token(worker_id: str, number: int) -> str:
 
 def release(database: Database, kind: DeliveryKind, worker_id: str, now_ms: int) -> int:
     """Make due what a worker holds that has certainly ended; returns how many. Inside a transaction."""
+    return _release(database, kind, f"{worker_id}-%", now_ms)  # ids are hex digits: nothing to escape
+
+
+def give_back(database: Database, kind: DeliveryKind, token: str, now_ms: int) -> int:
+    """Make due what a single claim leased and nobody works on; returns how many. Inside a transaction."""
+    return _release(database, kind, token, now_ms)
+
+
+def _release(database: Database, kind: DeliveryKind, pattern: str, now_ms: int) -> int:
     locking = "FOR UPDATE" if database.is_postgres else ""
-    pattern = f"{worker_id}-%"  # ids are hex digits: nothing to escape
     return len(database.execute(_RELEASE.format(locking=locking), (now_ms, kind, pattern)))
 
 
@@ -136,28 +155,33 @@ def has_due(database: Database, kind: DeliveryKind, now_ms: int) -> bool:
         return bool(database.execute(_DUE, (kind, now_ms, 1)))
 
 
-def _new_plan(database: Database, request: ClaimRequest, now_ms: int) -> ClaimPlan:
+def _new_plan(database: Database, request: ClaimRequest, hosts: Collection[str], now_ms: int) -> ClaimPlan:
+    load = _read_load(database, request, now_ms)
     return ClaimPlan(
         free_places=request.free_places,
         pool_size=request.pool_size,
         host_concurrency=request.host_concurrency,
-        load=_read_load(database, request, now_ms),
-        health=read_health(database),
+        load=load,
+        health=read_health(database, load.keys() | hosts),
         proven_hosts=request.proven_hosts,
         now_ms=now_ms,
         slow_ms=SLOW_MAIL_MS if request.kind in MAIL_KINDS else SLOW_MS,
+        machine_of=request.machine_of,
     )
 
 
 def _read_load(database: Database, request: ClaimRequest, now_ms: int) -> dict[str, HostLoad]:
     lease_ms = request.attempt_limit_ms + LEASE_GRACE_MS
-    rows = database.execute(_IN_FLIGHT, (request.kind, f"{INLINE_LEASE_PREFIX}%", now_ms))
-    return {host: HostLoad(count, now_ms + lease_ms - oldest_end) for host, count, oldest_end in rows}
+    ours = f"{request.lease_token.partition('-')[0]}-%"
+    rows = database.execute(_IN_FLIGHT, (ours, request.kind, f"{INLINE_LEASE_PREFIX}%", now_ms))
+    return {host: HostLoad(count, now_ms + lease_ms - oldest_end, here) for host, count, oldest_end, here in rows}
 
 
-def read_health(database: Database) -> dict[str, HostHealth]:
-    """The hosts that are not healthy."""
-    rows = database.execute(_HEALTH)
+def read_health(database: Database, hosts: Collection[str]) -> dict[str, HostHealth]:
+    """Those of these hosts that are not healthy. (Of all that there are, thousands may be failing at a time.)"""
+    if not hosts:
+        return {}
+    rows = database.execute(_HEALTH.format(places=places(list(hosts))), list(hosts))
     return {host: HostHealth(failures, open_until, bool(is_slow)) for host, failures, open_until, is_slow in rows}
 
 
@@ -168,6 +192,7 @@ def _look_behind_the_window(database: Database, request: ClaimRequest, plan: Cla
     The host that has waited longest comes first, so that none is always last when places are few.
     """
     hosts, looked_to = _hosts_with_due(database, request, now_ms)
+    plan.hear_of(read_health(database, hosts))
     for host in hosts:
         room = plan.allowance(host)
         if room > 0:

@@ -32,5 +32,7 @@ def insert_events(database: Database, events: Sequence[NewEvent], now_ms: int) -
         for event in events
     ]  # fmt: skip
     database.execute_values(_INSERT, rows)
+    has_told = tell_webhooks(database, events, now_ms)
+    # Last: on PostgreSQL all who count for an account wait for each other from here to the commit.
     count_events(database, events)
-    return tell_webhooks(database, events, now_ms)
+    return has_told

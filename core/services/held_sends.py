@@ -25,7 +25,8 @@ BY_HAND = "cancelled while it was held"
 
 _IS_HELD = f"""d.kind IN ({", ".join(repr(kind.value) for kind in SEND_KINDS)})
   AND d.state = '{DeliveryState.QUARANTINED}'"""
-_COLUMNS = "d.id, d.kind, d.account_id, d.message_id, d.recipients, s.sending_domain_id, coalesce(s.send_at_ms, 0)"
+_COLUMNS = """
+d.id, d.kind, d.account_id, d.message_id, d.recipients, s.sending_domain_id, coalesce(s.send_at_ms, 0), s.is_test"""
 _FROM = "FROM delivery d JOIN sent_message s ON s.message_id = d.message_id"
 _MESSAGES = f"""
 SELECT d.message_id FROM delivery d WHERE d.account_id = ? AND {_IS_HELD} AND d.message_id < ?
@@ -71,6 +72,7 @@ class HeldSend:
     sending_domain_id: str | None
     send_at_ms: int
     """0 for at once."""
+    is_test: bool
 
     def event(self, kind: EventKind, now_ms: int, details: EventDetails) -> NewEvent:
         """What happens to it."""
@@ -161,6 +163,9 @@ def let_go(database: Database, held: Collection[HeldSend], pacer: Pacer, now_ms:
         if domain_id not in standings:
             standings[domain_id] = read_standing(database, entry.account_id, domain_id)
         earliest_ms = max(now_ms, entry.send_at_ms)
+        if entry.is_test:  # it takes no places of others
+            rows.append((entry.delivery_id, earliest_ms))
+            continue
         departure = pacer.depart(standings[domain_id], entry.recipient, _PRIORITIES[entry.kind], earliest_ms)
         rows.append((entry.delivery_id, departure.due_ms))
         if departure.is_limited:
@@ -188,11 +193,14 @@ def _of_message(database: Database, account_id: str, message_id: str) -> list[He
 
 def _read(database: Database, statement: str, parameters: Sequence[str | int]) -> list[HeldSend]:
     return [
-        HeldSend(delivery_id, DeliveryKind(kind), account_id, message_id, orjson.loads(recipients)[0], domain_id, at_ms)
-        for delivery_id, kind, account_id, message_id, recipients, domain_id, at_ms in database.execute(
+        HeldSend(
+            delivery_id, DeliveryKind(kind), account_id, message_id, orjson.loads(recipients)[0], domain_id, at_ms,
+            bool(is_test),
+        )
+        for delivery_id, kind, account_id, message_id, recipients, domain_id, at_ms, is_test in database.execute(
             statement, parameters
         )
-    ]
+    ]  # fmt: skip
 
 
 def _show(database: Database, ids: Sequence[str]) -> dict[str, HeldMessage]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from random import random
 
-from core.delivery import MAIL_KINDS, SEND_KINDS, UNMADE, Decision, DeliveryState, Policy, decide
+from core.delivery import MAIL_KINDS, SEND_KINDS, UNMADE, Decision, DeliveryState, Policy, Verdict, decide
 from core.fairness import HEALTHY, HostHealth, health_after, mail_health_after
 from core.services.claims import read_health
 from core.services.leases import FinishedAttempt, Follow, RecordedAttempt
@@ -14,12 +14,14 @@ from core.store.db import Database, Row
 
 # Parameters in VALUES have no type of their own: PostgreSQL takes a column of NULLs for text, hence the casts.
 _RECORD = """
-WITH result (state, due_ms, status, error, finished_ms, judgement, unmade, id, token) AS (VALUES {rows})
+WITH result (state, due_ms, status, error, finished_ms, judgement, unmade, keeps_error, id, token) AS (VALUES {rows})
 UPDATE delivery SET state = result.state, due_ms = coalesce(CAST(result.due_ms AS BIGINT), delivery.due_ms),
-                    lease_token = NULL, last_error = result.error, finished_ms = CAST(result.finished_ms AS BIGINT),
+                    lease_token = NULL, finished_ms = CAST(result.finished_ms AS BIGINT),
+                    last_error = CASE WHEN result.keeps_error = 1 THEN delivery.last_error ELSE result.error END,
                     last_status = coalesce(CAST(result.status AS INTEGER), delivery.last_status),
                     judgement = coalesce(CAST(result.judgement AS TEXT), delivery.judgement),
-                    attempts = delivery.attempts - result.unmade
+                    attempts = delivery.attempts - result.unmade,
+                    cycle_attempts = delivery.cycle_attempts - result.unmade
 FROM result WHERE delivery.id = result.id AND delivery.lease_token = result.token RETURNING delivery.id"""
 _LOG_ATTEMPT = """
 INSERT INTO attempt (delivery_id, number, started_ms, duration_ms, status, error, response)
@@ -67,7 +69,7 @@ def _state_row(entry: FinishedAttempt, decision: Decision, now_ms: int) -> Row:
     judgement = None if entry.judgement is None else entry.judgement.to_json()
     return (
         decision.state, decision.due_ms, None if is_unmade else outcome.status, _problem(entry), finished_ms, judgement,
-        int(is_unmade), delivery.delivery_id, delivery.lease_token,
+        int(is_unmade), int(outcome.verdict is Verdict.BUSY), delivery.delivery_id, delivery.lease_token,
     )  # fmt: skip
 
 
@@ -86,7 +88,7 @@ def _attempt_row(entry: FinishedAttempt) -> Row:
 
 
 def _record_health(database: Database, finished: Sequence[FinishedAttempt], now_ms: int) -> None:
-    before = read_health(database)
+    before = read_health(database, {entry.delivery.target_host for entry in finished})
     after = _health_after_all(before, finished, now_ms)
     # In the order of the hosts: two that record at once must not wait for each other.
     after = dict(sorted(after.items()))

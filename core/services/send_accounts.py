@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from core.config import Settings
 from core.errors import InvalidField, NotFound
 from core.sending.send_settings import SendSettings, combined, read_send_settings, settings_json
-from core.store.db import Database
+from core.store.db import Database, Row
 
 NO_SETTINGS = SendSettings()
+SendPlace = tuple[str, str | None]
+"""An account, and the sending domain that it sends from."""
 
-_STANDING = """
-SELECT a.settings, a.paused_ms, a.paused_because, d.settings, d.paused_ms, d.paused_because
-FROM account a LEFT JOIN sending_domain d ON d.id = ? AND d.account_id = a.id WHERE a.id = ? {locking}"""
+_STANDINGS = """
+WITH wanted (account_id, sending_domain_id) AS (VALUES {rows})
+SELECT a.id, wanted.sending_domain_id, a.settings, a.paused_ms, a.paused_because, d.settings, d.paused_ms,
+       d.paused_because
+FROM wanted CROSS JOIN account a LEFT JOIN sending_domain d ON d.id = wanted.sending_domain_id AND d.account_id = a.id
+WHERE a.id = wanted.account_id"""
 _GET_SETTINGS = "SELECT settings FROM account WHERE id = ? {locking}"
 _SET_SETTINGS = "UPDATE account SET settings = ? WHERE id = ?"
 
@@ -39,10 +45,24 @@ def gateway_send_settings(settings: Settings) -> SendSettings:
 
 def read_standing(database: Database, account_id: str, sending_domain_id: str | None) -> SendStanding:
     """Settings and pauses. Inside a transaction or `reading`. Raises `NotFound` for an account that is gone."""
-    rows = database.execute(_STANDING.format(locking=""), (sending_domain_id, account_id))
-    if not rows:
-        raise NotFound(f"there is no account {account_id}")
-    account, account_paused_ms, account_because, domain, domain_paused_ms, domain_because = rows[0]
+    place = (account_id, sending_domain_id)
+    return read_standings(database, {place})[place]
+
+
+def read_standings(database: Database, places: Collection[SendPlace]) -> dict[SendPlace, SendStanding]:
+    """The same of several, at once."""
+    asked = sorted(places, key=lambda place: (place[0], place[1] or ""))
+    found = [_standing(row) for row in database.execute_values(_STANDINGS, asked)]
+    standings = {(standing.account_id, standing.sending_domain_id): standing for standing in found}
+    for place in asked:
+        if place not in standings:
+            raise NotFound(f"there is no account {place[0]}")
+    return standings
+
+
+def _standing(row: Row) -> SendStanding:
+    account_id, sending_domain_id, account, account_paused_ms, account_because = row[:5]
+    domain, domain_paused_ms, domain_because = row[5:]
     reasons = [
         because or "no reason was given"
         for paused_ms, because in ((account_paused_ms, account_because), (domain_paused_ms, domain_because))

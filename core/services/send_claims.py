@@ -73,6 +73,8 @@ class FinishedSend(FinishedAttempt):
     """When the host had answered; None when there was none to be asked."""
     is_unsendable: bool = False
     """Whether the message itself cannot be sent, to whomever."""
+    is_about_sender: bool = False
+    """Whether the host has refused our sender, and was not asked about the recipient."""
 
 
 @dataclass(frozen=True, slots=True)

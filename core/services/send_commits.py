@@ -1,7 +1,7 @@
-"""Many senders, one commit: on SQLite, where writers wait for each other, what comes while a commit runs goes into the
-next one together (group commit). PostgreSQL has that built in, and every sender commits there by himself.
+"""Many senders, one commit: what comes while a commit runs goes into the next one together (group commit).
 
-Measured with 8 threads on a quiet machine: see docs/benchmarks.md.
+SQLite has one writer at a time. PostgreSQL would let each sender commit by himself, but then each pays for a dozen
+statements, and those of one account still wait for each other, as all add to the same counts.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from core.clock import Clock
-from core.errors import PillarboxError, StorageUnavailable
+from core.errors import StorageUnavailable
 from core.sending.send_settings import SendSettings
-from core.services.sends import NewSend, StoredSend, insert_send, store_send
-from core.store.db import Database
+from core.services.sends import NewSend, StoredSend, store_sends
+from core.store.db import Database, TransactionTakenBack
 
 MAX_BATCH = 50
+MAX_BATCH_RECIPIENTS = 1_000
+"""No more messages join once there are so many: the others wait for the whole of it."""
+MAX_TRIES = 5
+"""Of a message that PostgreSQL takes back by itself, for a deadlock with somebody who locks in another order."""
 IDLE_S = 5.0
 LONGEST_PAUSE_S = 0.01
 """After a commit, up to as long as that took. SQLite has no queue for its write lock: whoever finds it taken sleeps and
@@ -37,7 +41,7 @@ class _Waiting:
 
 
 class SendCommits:
-    """Stores messages, from any thread."""
+    """Stores messages, from any thread, in one of its own."""
 
     def __init__(self, database: Database, clock: Clock, defaults: SendSettings) -> None:
         """`defaults` are the gateway's limits."""
@@ -51,8 +55,6 @@ class SendCommits:
     def store(self, send: NewSend) -> StoredSend:
         """As `core.services.sends.store_send`. When it raises, the message is not stored, now or later: whoever has put
         its content into the blob store may take it out again."""
-        if self._database.is_postgres:
-            return store_send(self._database, send, self._clock, self._defaults)
         waiting = _Waiting(send, Future())
         self._hand_over(waiting)
         try:
@@ -75,7 +77,8 @@ class SendCommits:
         while batch := self._next_batch():
             started = time.monotonic()
             self._commit([waiting for waiting in batch if waiting.done.set_running_or_notify_cancel()])
-            time.sleep(min(time.monotonic() - started, LONGEST_PAUSE_S))
+            if not self._database.is_postgres:
+                time.sleep(min(time.monotonic() - started, LONGEST_PAUSE_S))
         self._database.close()
 
     def _next_batch(self) -> list[_Waiting]:
@@ -86,22 +89,24 @@ class SendCommits:
             with self._lock:
                 self._is_running = not self._waiting.empty()
                 return [self._waiting.get()] if self._is_running else []
-        while len(batch) < MAX_BATCH and not self._waiting.empty():
+        recipients = len(batch[0].send.recipients)
+        while len(batch) < MAX_BATCH and recipients < MAX_BATCH_RECIPIENTS and not self._waiting.empty():
             batch.append(self._waiting.get())
+            recipients += len(batch[-1].send.recipients)
         return batch
 
     def _commit(self, batch: Sequence[_Waiting]) -> None:
-        """All in one transaction, each by itself within it. Never raises: every sender hears of its own."""
-        results: list[StoredSend | Exception] = []
+        """All in one transaction; where one of them spoils it for all, each in its own. Never raises: every sender
+        hears of its own."""
         try:
-            with self._database.transaction():
-                results = [self._insert(waiting.send) for waiting in batch]
+            results: Sequence[StoredSend | Exception] = self._store([waiting.send for waiting in batch])
         except StorageUnavailable as error:
-            results = [error] * len(batch)
+            is_over = len(batch) == 1 or not isinstance(error, TransactionTakenBack)
+            results = [error] * len(batch) if is_over else []
         except Exception as error:  # noqa: BLE001 (nobody above would hear it; each sender does)
-            results = [error] * len(batch) if len(batch) == 1 else []
+            results = [error] if len(batch) == 1 else []
         if not results:
-            for waiting in batch:  # one may have spoilt it for all
+            for waiting in batch:
                 self._commit([waiting])
             return
         for waiting, result in zip(batch, results, strict=True):
@@ -110,12 +115,10 @@ class SendCommits:
             else:
                 waiting.done.set_result(result)
 
-    def _insert(self, send: NewSend) -> StoredSend | Exception:
-        """Within a savepoint: one that is refused, because its idempotency key is known, leaves no trace."""
-        try:
-            with self._database.transaction():
-                return insert_send(self._database, send, self._clock(), self._defaults)
-        except StorageUnavailable:
-            raise
-        except PillarboxError as error:
-            return error
+    def _store(self, sends: Sequence[NewSend]) -> Sequence[StoredSend | Exception]:
+        for _ in range(MAX_TRIES if len(sends) == 1 else 1):
+            try:
+                return store_sends(self._database, sends, self._clock, self._defaults)
+            except TransactionTakenBack as error:
+                taken_back = error
+        raise taken_back

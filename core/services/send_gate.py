@@ -6,7 +6,7 @@ objects to is held, and so is everything while account or domain are paused; lim
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -14,9 +14,9 @@ from core.sending.events import EventDetails, EventKind
 from core.sending.holding import held_by_pause, held_for_spam
 from core.sending.priority import Priority
 from core.sending.send_settings import SendSettings
-from core.sending.suppression import suppression_key
-from core.services.send_accounts import NO_SETTINGS, SendStanding, read_standing
-from core.services.send_pacing import Pacer
+from core.sending.suppression import SuppressionReason, suppression_key
+from core.services.send_accounts import NO_SETTINGS, SendPlace, SendStanding, read_standings
+from core.services.send_pacing import Pacer, open_pacers, save_together
 from core.services.suppressions import SendTarget, find_suppressed
 from core.store.db import Database
 
@@ -47,6 +47,11 @@ class GateQuestion:
     is_test: bool = False
     """Whether nothing will really be sent: it takes no places of others."""
 
+    @property
+    def place(self) -> SendPlace:
+        """Where it is sent from."""
+        return self.account_id, self.sending_domain_id
+
 
 @dataclass(frozen=True, slots=True)
 class RecipientGate:
@@ -61,23 +66,36 @@ class RecipientGate:
 
 
 def ask_gate(
-    database: Database, question: GateQuestion, now_ms: int, defaults: SendSettings = NO_SETTINGS
-) -> list[RecipientGate]:
-    """An answer for each recipient, in their order. Inside a transaction.
+    database: Database, questions: Sequence[GateQuestion], now_ms: int, defaults: SendSettings = NO_SETTINGS
+) -> list[list[RecipientGate]]:
+    """For each of several mails an answer for each recipient, in their order. Inside a transaction.
 
     `defaults` are the gateway's (`core.services.send_accounts.gateway_send_settings`). Who waits for a limit has a
-    place when this returns. Raises `NotFound` for an account that is gone.
+    place when this returns. Raises `NotFound` when one of the accounts is gone.
     """
-    targets = {
-        recipient: SendTarget(question.account_id, question.sending_domain_id, suppression_key(recipient))
-        for recipient in question.recipients
-    }
-    suppressed = find_suppressed(database, set(targets.values()))
-    standing = read_standing(database, question.account_id, question.sending_domain_id)
+    suppressed = find_suppressed(database, {target for question in questions for target in _targets(question)})
+    standings = read_standings(database, {question.place for question in questions})
+    asked = [(question, standings[question.place]) for question in questions]
+    paced = [
+        (standing, question.priority)
+        for question, standing in asked
+        if not question.is_test and _held(question, standing) is None
+    ]
+    pacers = open_pacers(database, paced, defaults, now_ms)
+    answers = [_answers(question, standing, suppressed, pacers) for question, standing in asked]
+    save_together(database, pacers.values())
+    return answers
+
+
+def _answers(
+    question: GateQuestion,
+    standing: SendStanding,
+    suppressed: Mapping[SendTarget, SuppressionReason],
+    pacers: Mapping[str, Pacer],
+) -> list[RecipientGate]:
     held = _held(question, standing)
-    pacer = Pacer(database, question.account_id, defaults, now_ms)
     answers = []
-    for recipient, target in targets.items():
+    for recipient, target in zip(question.recipients, _targets(question), strict=True):
         if target in suppressed:
             answers.append(_block(question, recipient, suppressed[target]))
         elif held is not None:
@@ -85,9 +103,15 @@ def ask_gate(
         elif question.is_test:
             answers.append(RecipientGate(recipient, GateAnswer.ALLOW, question.earliest_ms))
         else:
-            answers.append(_pace(question, recipient, pacer, standing))
-    pacer.save()
+            answers.append(_pace(question, recipient, pacers[question.account_id], standing))
     return answers
+
+
+def _targets(question: GateQuestion) -> list[SendTarget]:
+    return [
+        SendTarget(question.account_id, question.sending_domain_id, suppression_key(recipient))
+        for recipient in question.recipients
+    ]
 
 
 def _held(question: GateQuestion, standing: SendStanding) -> EventDetails | None:

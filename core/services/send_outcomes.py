@@ -86,7 +86,9 @@ class SendFollow:
 
     def __call__(self, database: Database, recorded: Sequence[RecordedAttempt], now_ms: int) -> None:
         """Write what follows. Inside a transaction."""
-        told = [_told(entry) for entry in recorded if entry.counts]
+        told = [
+            _told(entry) for entry in recorded if entry.counts and entry.attempt.outcome.verdict is not Verdict.BUSY
+        ]
         if not told:
             return
         dispatched = _find_dispatched(database, told)
@@ -115,6 +117,8 @@ def _told(recorded: RecordedAttempt) -> _Told:
 
 
 def _severity(attempt: FinishedSend) -> Severity:
+    if attempt.is_about_sender:
+        return Severity.BLOCK  # whatever its code means of a recipient
     outcome = attempt.outcome
     return severity(attempt.enhanced, outcome.status or None, attempt.reply or outcome.error)
 

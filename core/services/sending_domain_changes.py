@@ -42,6 +42,8 @@ _TAKE_OVER = (
     "UPDATE suppression SET sending_domain_id = ? WHERE sending_domain_id = ?",
     "UPDATE send_tally SET sending_domain_id = ? WHERE sending_domain_id = ?",
 )
+_REPOINT_WEBHOOKS = "UPDATE webhook SET domains = replace(domains, ?, ?) WHERE account_id = ?"
+"""Ids of domains stand quoted in a JSON list."""
 _DELETE = "UPDATE sending_domain SET deleted_ms = ? WHERE id = ?"
 _SET = "UPDATE sending_domain SET settings = ? WHERE id = ?"
 
@@ -74,12 +76,13 @@ def create_domain(
 
 def _take_over(database: Database, account_id: str, domain: str, domain_id: str) -> None:
     """What protects others goes on for a domain that was deleted and made again: its pause, its counts, and who wants
-    no more mail from it."""
+    no more mail from it; and webhooks that want its events get them."""
     for (before_id,) in database.execute(_LAST_DELETED, (account_id, domain)):
         pause, *moves = _TAKE_OVER
         database.execute(pause, (before_id, domain_id))
         for statement in moves:
             database.execute(statement, (domain_id, before_id))
+        database.execute(_REPOINT_WEBHOOKS, (f'"{before_id}"', f'"{domain_id}"', account_id))
 
 
 def insert_key(database: Database, domain_id: str, selector: str, pair: KeyPair, now_ms: int) -> None:

@@ -1,4 +1,4 @@
-"""Taking responsibility for a mail to be sent: message, deliveries and first events become durable in one commit."""
+"""Taking responsibility for mail to be sent: messages, deliveries and first events become durable in one commit."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from core.sending.events import EventDetails, EventKind, NewEvent
 from core.sending.priority import KIND_OF, Priority
 from core.sending.send_settings import SendOptions, SendSettings
 from core.services.events import insert_events
-from core.services.idempotency import IdempotencyClaim, keep_answer
+from core.services.idempotency import AlreadyAnswered, IdempotencyClaim, keep_answers
 from core.services.send_accounts import NO_SETTINGS
 from core.services.send_gate import GateAnswer, GateQuestion, RecipientGate, ask_gate
 from core.store.db import Database, Row
 
-_INSERT_MESSAGE = """
+_INSERT_MESSAGES = """
 INSERT INTO message (id, mail_from, helo, remote_ip, tls_version, tls_cipher, size, md5, subject, header_from,
-                     header_message_id, received_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_INSERT_RAW = "INSERT INTO raw_message (message_id, body, blob_key) VALUES (?, ?, ?)"
+                     header_message_id, received_ms) VALUES {rows}"""
+_INSERT_RAW = "INSERT INTO raw_message (message_id, body, blob_key) VALUES {rows}"
 _INSERT_SENT = """
 INSERT INTO sent_message (message_id, account_id, username, sending_domain_id, header_to, header_cc, tags, metadata,
-                          stream, priority, is_test, needs_smtputf8, send_at_ms, options)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_INSERT_DELIVERY = """
+                          stream, priority, is_test, needs_smtputf8, send_at_ms, options) VALUES {rows}"""
+_INSERT_DELIVERIES = """
 INSERT INTO delivery (id, kind, account_id, message_id, recipients, target_host, state, attempts, cycle_attempts,
                       cycle_started_ms, due_ms, created_ms, finished_ms, last_error) VALUES {rows}"""
 _STATES = {
@@ -59,7 +58,7 @@ class NewSend:
     """One message, composed and checked, about to be stored."""
 
     message_id: str
-    """From `core.ids.new_time_ordered_id`."""
+    """From `core.ids.new_message_id`."""
     submitter: Submitter
     sending_domain_id: str | None
     mail_from: str
@@ -111,32 +110,75 @@ class StoredSend:
     recipients: tuple[StoredRecipient, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A message with what the gate has said: an id for the delivery to each recipient."""
+
+    send: NewSend
+    recipients: tuple[tuple[str, RecipientGate], ...]
+
+
 def store_send(database: Database, send: NewSend, clock: Clock, defaults: SendSettings = NO_SETTINGS) -> StoredSend:
     """Commit a message with all that belongs to it, or nothing. `defaults` are the gateway's limits.
 
-    Raises `StorageUnavailable`, and `core.services.idempotency.AlreadyAnswered` when its idempotency key is known.
+    Raises `NotFound` when its account is gone, `StorageUnavailable`, and
+    `core.services.idempotency.AlreadyAnswered` when its idempotency key is known.
+    """
+    (stored,) = store_sends(database, [send], clock, defaults)
+    if isinstance(stored, AlreadyAnswered):
+        raise stored
+    return stored
+
+
+def store_sends(
+    database: Database, sends: Sequence[NewSend], clock: Clock, defaults: SendSettings = NO_SETTINGS
+) -> list[StoredSend | AlreadyAnswered]:
+    """Commit several in one transaction, but those whose idempotency keys are known: they leave no trace.
+
+    Raises `NotFound`, `StorageUnavailable` and errors of the database; then none is stored.
     """
     with database.transaction():
-        return insert_send(database, send, clock(), defaults)
+        return _insert(database, sends, clock(), defaults)
 
 
-def insert_send(database: Database, send: NewSend, now_ms: int, defaults: SendSettings = NO_SETTINGS) -> StoredSend:
-    """Write all that belongs to a message. Inside a transaction. Raises as `store_send` does."""
-    if send.idempotency is not None:
-        keep_answer(database, send.idempotency, send.message_id, now_ms)
-    answers = ask_gate(database, _question(send), now_ms, defaults)
+def _insert(
+    database: Database, sends: Sequence[NewSend], now_ms: int, defaults: SendSettings
+) -> list[StoredSend | AlreadyAnswered]:
+    """Everybody locks in one order, so that no two batches wait for each other: keys, accounts with limits, counts;
+    each kind in the order of its own keys, and the counts last."""
+    known = _known(database, sends, now_ms)
+    accepted = [send for send in sends if send.message_id not in known]
+    answers = ask_gate(database, [_question(send) for send in accepted], now_ms, defaults)
+    planned = [_plan(send, of_send, now_ms) for send, of_send in zip(accepted, answers, strict=True)]
+    _insert_messages(database, accepted)
+    deliveries = [_delivery_row(plan.send, *entry, now_ms) for plan in planned for entry in plan.recipients]
+    database.execute_values(_INSERT_DELIVERIES, deliveries)
+    has_told = insert_events(database, [event for plan in planned for event in _first_events(plan, now_ms)], now_ms)
+    stored = {plan.send.message_id: _stored(plan, has_told, now_ms) for plan in planned}
+    return [known.get(send.message_id) or stored[send.message_id] for send in sends]
+
+
+def _known(database: Database, sends: Sequence[NewSend], now_ms: int) -> dict[str, AlreadyAnswered]:
+    """Those that were answered before, by the id of the message."""
+    claims = [(send.idempotency, send.message_id) for send in sends if send.idempotency is not None]
+    answers = keep_answers(database, claims, now_ms)
+    return {message_id: answer for (_, message_id), answer in zip(claims, answers, strict=True) if answer is not None}
+
+
+def _plan(send: NewSend, answers: Sequence[RecipientGate], now_ms: int) -> _Planned:
     # Ids of one millisecond are in no order of their own, and lists show recipients by them.
-    planned = list(zip(sorted(new_time_ordered_id(now_ms) for _ in answers), answers, strict=True))
-    _insert_message(database, send)
-    database.execute_values(_INSERT_DELIVERY, [_delivery_row(send, *entry, now_ms) for entry in planned])
-    has_told = insert_events(database, _first_events(send, planned, now_ms), now_ms)
-    stored = tuple(
-        StoredRecipient(delivery_id, answer.recipient, _STATES[answer.answer], answer.due_ms)
-        for delivery_id, answer in planned
+    ids = sorted(new_time_ordered_id(now_ms) for _ in answers)
+    return _Planned(send, tuple(zip(ids, answers, strict=True)))
+
+
+def _stored(plan: _Planned, has_told: bool, now_ms: int) -> StoredSend:
+    recipients = tuple(
+        StoredRecipient(delivery_id, gate.recipient, _STATES[gate.answer], gate.due_ms)
+        for delivery_id, gate in plan.recipients
     )
-    is_due = any(one.state is DeliveryState.PENDING and one.due_ms <= now_ms for one in stored)
-    rings = [KIND_OF[send.priority]] * is_due + [DeliveryKind.EVENTS] * has_told
-    return StoredSend(send.message_id, tuple(rings), stored)
+    is_due = any(one.state is DeliveryState.PENDING and one.due_ms <= now_ms for one in recipients)
+    rings = [KIND_OF[plan.send.priority]] * is_due + [DeliveryKind.EVENTS] * has_told
+    return StoredSend(plan.send.message_id, tuple(rings), recipients)
 
 
 def _question(send: NewSend) -> GateQuestion:
@@ -151,24 +193,27 @@ def _question(send: NewSend) -> GateQuestion:
     )
 
 
-def _insert_message(database: Database, send: NewSend) -> None:
+def _insert_messages(database: Database, sends: Sequence[NewSend]) -> None:
+    database.execute_values(_INSERT_MESSAGES, [_message_row(send) for send in sends])
+    raw = [(send.message_id, send.content, send.message_id if send.content is None else None) for send in sends]
+    database.execute_values(_INSERT_RAW, raw)
+    database.execute_values(_INSERT_SENT, [_sent_row(send) for send in sends])
+
+
+def _message_row(send: NewSend) -> Row:
     by = send.submitter
-    database.execute(
-        _INSERT_MESSAGE,
-        (
-            send.message_id, send.mail_from, by.helo, by.remote_ip, by.tls_version, by.tls_cipher, send.size, send.md5,
-            send.subject, send.header_from, send.header_message_id, send.received_ms,
-        ),
+    return (
+        send.message_id, send.mail_from, by.helo, by.remote_ip, by.tls_version, by.tls_cipher, send.size, send.md5,
+        send.subject, send.header_from, send.header_message_id, send.received_ms,
     )  # fmt: skip
-    blob_key = send.message_id if send.content is None else None
-    database.execute(_INSERT_RAW, (send.message_id, send.content, blob_key))
-    database.execute(
-        _INSERT_SENT,
-        (
-            send.message_id, by.account_id, by.username, send.sending_domain_id, _json(list(send.header_to)),
-            _json(list(send.header_cc)), _json(list(send.tags)), _json(dict(send.metadata)), send.stream,
-            send.priority, send.is_test, send.needs_smtputf8, send.send_at_ms, send.options.to_json(),
-        ),
+
+
+def _sent_row(send: NewSend) -> Row:
+    by = send.submitter
+    return (
+        send.message_id, by.account_id, by.username, send.sending_domain_id, _json(list(send.header_to)),
+        _json(list(send.header_cc)), _json(list(send.tags)), _json(dict(send.metadata)), send.stream, send.priority,
+        send.is_test, send.needs_smtputf8, send.send_at_ms, send.options.to_json(),
     )  # fmt: skip
 
 
@@ -181,9 +226,9 @@ def _delivery_row(send: NewSend, delivery_id: str, gate: RecipientGate, now_ms: 
     )  # fmt: skip
 
 
-def _first_events(send: NewSend, planned: Sequence[tuple[str, RecipientGate]], now_ms: int) -> list[NewEvent]:
-    events = []
-    for delivery_id, gate in planned:
+def _first_events(plan: _Planned, now_ms: int) -> list[NewEvent]:
+    send, events = plan.send, []
+    for delivery_id, gate in plan.recipients:
         told = [(EventKind.REGISTRATION, EventDetails(is_test=send.is_test or None))]
         if gate.kind is not None:
             told.append((gate.kind, gate.details))

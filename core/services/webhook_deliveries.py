@@ -12,7 +12,7 @@ from core.clock import Clock
 from core.delivery import DeliveryState
 from core.errors import NotFound, NotPossibleNow
 from core.ids import first_id_at, new_time_ordered_id
-from core.netguard import target_host
+from core.netguard import webhook_place
 from core.sending.event_bodies import MessageFacts, batches, event_body
 from core.sending.event_samples import sample_event
 from core.sending.events import INTERNAL_KINDS, EventKind
@@ -173,7 +173,8 @@ def _make_due(database: Database, webhook: WebhookRecord, ids: Sequence[str], no
     locking = "FOR UPDATE SKIP LOCKED" if database.is_postgres else ""
     statement = _MAKE_DUE.format(places=places(ids), locking=locking)
     with database.transaction():
-        return len(database.execute(statement, (now_ms, now_ms, target_host(webhook.draft.url), *ids, now_ms)))
+        place = webhook_place(webhook.draft.url, webhook.webhook_id)
+        return len(database.execute(statement, (now_ms, now_ms, place, *ids, now_ms)))
 
 
 def _portions(ids: Sequence[str]) -> Iterator[list[str]]:

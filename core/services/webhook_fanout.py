@@ -14,7 +14,7 @@ import orjson
 
 from core.delivery import DeliveryKind, DeliveryState
 from core.ids import new_time_ordered_id
-from core.netguard import target_host
+from core.netguard import webhook_place
 from core.sending.event_bodies import NO_FACTS, MessageFacts, batches, event_body
 from core.sending.events import INTERNAL_KINDS, NewEvent
 from core.store.db import Database, Row, places
@@ -118,8 +118,8 @@ def _facts(database: Database, message_ids: Iterable[str]) -> Mapping[str, Messa
 
 def _row(batch: EventBatch, now_ms: int) -> Row:
     return (
-        batch.delivery_id, DeliveryKind.EVENTS, batch.account_id, batch.webhook_id, "[]", target_host(batch.url),
-        DeliveryState.PENDING, 0, 0, now_ms, now_ms, now_ms, batch.body,
+        batch.delivery_id, DeliveryKind.EVENTS, batch.account_id, batch.webhook_id, "[]",
+        webhook_place(batch.url, batch.webhook_id), DeliveryState.PENDING, 0, 0, now_ms, now_ms, now_ms, batch.body,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import orjson
 
 from core.errors import InvalidField, NotFound
 from core.ids import new_domain_id, new_signing_secret
-from core.netguard import check_url, target_host
+from core.netguard import check_url, webhook_place
 from core.sending.events import EventKind
 from core.services.paging import CreationKey, Page, PageRequest, creation_page, creation_place
 from core.store.db import Database, Row, places
@@ -143,8 +143,8 @@ def update_webhook(
         database.execute(_UPDATE, (*_settings(checked), reason, now_ms, webhook_id))
         if checked.url != before.draft.url:
             locking = "FOR UPDATE SKIP LOCKED" if database.is_postgres else ""
-            host = target_host(checked.url)
-            database.execute(_REDIRECT.format(locking=locking), (host, webhook_id, host))
+            place = webhook_place(checked.url, webhook_id)
+            database.execute(_REDIRECT.format(locking=locking), (place, webhook_id, place))
     return replace(before, draft=checked, disabled_because=reason, updated_ms=now_ms), is_switched and checked.is_active
 
 

@@ -83,10 +83,14 @@ class DiskBlobs:
     longest_s = 0
 
     def __init__(self, folder: Path) -> None:
+        """Makes the folder. Raises `StorageUnavailable`."""
         self._folder = folder
         self._synced_shards: set[Path] = set()
-        folder.mkdir(parents=True, exist_ok=True)
-        sync_to_disk(folder.parent)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            sync_to_disk(folder.parent)
+        except OSError as error:
+            raise StorageUnavailable(f"the message folder {folder} cannot be made now ({error.strerror})") from error
 
     def put_file(self, key: str, path: Path) -> None:
         """Sync, rename into place, sync the folders. The file must lie on the same file system."""
@@ -218,7 +222,7 @@ def _client_options(scheme: str) -> dict[str, str]:
 
 
 def open_blobs(url: str) -> BlobStore:
-    """The blob store of a URL. Raises `ConfigurationError`."""
+    """The blob store of a URL. Raises `ConfigurationError`; `StorageUnavailable` when its folder cannot be made."""
     parts = urlsplit(url)
     if parts.scheme == "file":
         return DiskBlobs(Path(unquote(parts.path)))

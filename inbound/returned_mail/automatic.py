@@ -32,18 +32,25 @@ _ENOUGH_WEAK_SIGNS = 2
 
 def read_automatic(mail: OpenedMail, envelope_from: str) -> tuple[ReturnedKind, str] | None:
     """Which answer of a program a message is, and by what; None when it is none."""
-    if mail.report_type == "disposition-notification" or any(one.media_type in _RECEIPT_TYPES for one in mail.reports):
+    if is_receipt(mail):
         return ReturnedKind.RECEIPT, "a disposition notification"
     challenge = _challenge(mail)
     if challenge:
         return ReturnedKind.CHALLENGE, challenge
-    mark = _mark(mail)
+    mark = mark_of(mail)
     if mark:
         return ReturnedKind.AUTO_REPLY, mark
     signs = _weak_signs(mail, envelope_from)
     if len(signs) >= _ENOUGH_WEAK_SIGNS:
         return ReturnedKind.AUTO_REPLY, " and ".join(signs)
     return None
+
+
+def is_receipt(mail: OpenedMail) -> bool:
+    """Whether it is a disposition notification (RFC 8098)."""
+    return mail.report_type == "disposition-notification" or any(
+        one.media_type in _RECEIPT_TYPES for one in mail.reports
+    )
 
 
 def was_displayed(mail: OpenedMail) -> bool:
@@ -56,7 +63,8 @@ def was_displayed(mail: OpenedMail) -> bool:
     )
 
 
-def _mark(mail: OpenedMail) -> str | None:
+def mark_of(mail: OpenedMail) -> str | None:
+    """By what field a message says that a program has written it; None where none does."""
     submitted = mail.first("auto-submitted").lower().partition(";")[0].strip()
     if submitted and submitted.split()[0] != "no":
         return "Auto-Submitted"

@@ -55,6 +55,29 @@ AWAY_SUBJECTS = (
 )
 """Beginnings of subjects."""
 
+REPLY_SUBJECTS = (
+    *("re:", "re :", "re[", "fw:", "fwd:", "aw:", "antw:", "antwort:", "wg:", "sv:", "vs:", "vb:", "vl:", "odp:"),
+    *(
+        "res:",
+        "enc:",
+        "rv:",
+        "tr:",
+        "rif:",
+        "i:",
+        "r:",
+        "ynt:",
+        "ilt:",
+        "ha:",
+        "atb:",
+        "回复:",
+        "回复：",
+        "答复:",
+        "答复：",
+    ),
+    *("转发:", "转发：", "返信:", "返信："),
+)
+"""Beginnings of subjects that people's programs put before ours."""
+
 AWAY_WORDS = (
     *("out of the office", "out of office", "on vacation", "on holiday", "on leave", "annual leave", "maternity leave"),
     *("i am away", "i'm away", "limited access to", "will be back", "will return", "no longer with", "has left"),

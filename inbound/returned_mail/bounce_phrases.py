@@ -95,6 +95,8 @@ DELAY_PHRASES = (
     "you do not need to resend",
     "you don't need to resend",
     "do not need to resend",
+    "do not need to re-send",
+    "temporary failure report",
     "no action is required on your part",
     "delivery attempts will continue",
     "will continue to be tried",
@@ -110,6 +112,15 @@ DELAY_PHRASES = (
     "die zustellung verzögert sich",
 )
 """The host is still trying."""
+
+SUCCESS_PHRASES = (
+    *("successfully delivered", "successfully relayed", "delivery has been successful", "delivered successfully"),
+    *("was delivered to the following", "your message was delivered", "your message has been delivered"),
+    *("has been delivered to the following", "successfully expanded", "erfolgreich zugestellt"),
+)
+"""The mail has arrived, or gone on. Only looked at where no phrase of a failure is found."""
+SUCCESS_SUBJECTS = ("successful", "notification (success)", "notification (relay)", "notification (expanded)")
+"""Pieces of the subject of such a notice."""
 
 BOUNCE_SUBJECTS = (
     *("undeliver", "mail delivery fail", "delivery fail", "failure notice", "delivery status notification"),

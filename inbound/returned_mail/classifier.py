@@ -13,7 +13,7 @@ import structlog
 
 from core.sending.returned import Complaint, DsnAction, Returned, ReturnedKind, ReturnedRecipient, Severity
 from core.sending.verp import ReturnPaths
-from inbound.returned_mail.automatic import read_automatic, was_displayed
+from inbound.returned_mail.automatic import is_receipt, read_automatic, was_displayed
 from inbound.returned_mail.delivery_status import read_delivery_status
 from inbound.returned_mail.feedback import read_complaint
 from inbound.returned_mail.opened import Fields, OpenedMail, header_inside, open_mail
@@ -71,6 +71,8 @@ class _Judging:
         )
 
     def _text_bounce(self) -> Returned | None:
+        if is_receipt(self._mail):  # its words and its subject may be those of our mail
+            return None
         ours = frozenset(address.lower() for address in self._recipients)
         bounce = read_text_bounce(self._mail, self._envelope_from, ours)
         if bounce is None:

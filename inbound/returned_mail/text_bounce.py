@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 
 from core.addresses import parse_mailbox
 from core.sending.returned import DsnAction, ReturnedRecipient, Severity, severity, smtp_code_in, status_in
-from inbound.returned_mail.automatic_phrases import AWAY_SUBJECTS
+from inbound.returned_mail.automatic import mark_of
+from inbound.returned_mail.automatic_phrases import AWAY_SUBJECTS, REPLY_SUBJECTS
 from inbound.returned_mail.bounce_phrases import (
     BOUNCE_SUBJECTS,
     COPY_MARKS,
     DELAY_PHRASES,
     FAILURE_PHRASES,
     MAIL_SYSTEMS,
+    SUCCESS_PHRASES,
+    SUCCESS_SUBJECTS,
 )
 from inbound.returned_mail.opened import Fields, OpenedMail, header_inside
 from inbound.returned_mail.shown import one_line
@@ -58,8 +61,17 @@ class TextBounce:
 @dataclass(frozen=True, slots=True)
 class _Sender:
     is_daemon: bool
+    is_null: bool
+    is_reply: bool
+    """By the subject: it answers something, and what it says besides are our own words."""
     says_bounce: bool
     """In the subject."""
+    is_automatic: bool
+    """Whether it is marked as the answer of a program, as some bounces are."""
+
+    @property
+    def is_notifying(self) -> bool:
+        return self.is_daemon or self.says_bounce
 
 
 @dataclass(slots=True)
@@ -83,9 +95,12 @@ def read_text_bounce(mail: OpenedMail, envelope_from: str, ours: frozenset[str])
     named = [address for value in mail.fields.get(FAILED_RECIPIENTS, ()) for address in _addresses_in(value)]
     sender = _Sender(
         is_daemon=is_mail_system(mail, envelope_from),
-        says_bounce=_holds_any(subject, BOUNCE_SUBJECTS) and not subject.startswith(AWAY_SUBJECTS),
+        is_null=not envelope_from,
+        is_reply=subject.startswith(REPLY_SUBJECTS),
+        says_bounce=_holds_any(subject, BOUNCE_SUBJECTS) and not subject.startswith((*AWAY_SUBJECTS, *REPLY_SUBJECTS)),
+        is_automatic=mark_of(mail) is not None,
     )
-    if not (sender.is_daemon or sender.says_bounce or named or not envelope_from):
+    if not (sender.is_daemon or sender.says_bounce or named or sender.is_null):
         return None
     for text in mail.texts:
         own_words = "\n".join(_without_copy(text))
@@ -94,18 +109,28 @@ def read_text_bounce(mail: OpenedMail, envelope_from: str, ours: frozenset[str])
         writer = next((name for name, phrase in FAILURE_PHRASES if phrase in flat), None)
         if writer is None and named:
             writer = "X-Failed-Recipients"
-        writer = writer or ("a warning of delay" if is_delay else _by_substance(own_words, sender, ours))
+        if writer is None and not is_delay and sender.is_notifying and _is_success(subject, flat):
+            action, writer = DsnAction.DELIVERED, "a notice of success"
+        else:
+            action = DsnAction.DELAYED if is_delay else DsnAction.FAILED
+            writer = writer or ("a warning of delay" if is_delay else _by_substance(own_words, sender, ours))
         if writer is not None:
-            recipients = _recipients(own_words, is_delay, named, ours)
+            recipients = _recipients(own_words, action, named, ours)
             return TextBounce(writer, recipients, mail.original or header_inside(text))
     return None
 
 
 def _by_substance(own_words: str, sender: _Sender, ours: frozenset[str]) -> str | None:
-    """A text that no known software writes: two of sender, subject, and a recipient or reason make it a bounce."""
+    """A text that no known software writes: two of sender, subject, and a recipient or reason make it a bounce.
+
+    People and their programs repeat our subjects, which may be "Delivery report", and write of addresses that do not
+    exist. So a subject alone, without a mail system as the sender, says nothing unless nobody has sent it.
+    """
     if sender.is_daemon and sender.says_bounce:
         return "a mail system, by its subject"
-    if not (sender.is_daemon or sender.says_bounce):
+    if not sender.is_null and (sender.is_reply or not sender.is_daemon):
+        return None
+    if not sender.is_daemon and (not sender.says_bounce or sender.is_automatic):
         return None
     if severity(None, None, own_words) is not Severity.UNKNOWN or status_in(own_words):
         return "an unknown mail system, by its reasons"
@@ -114,6 +139,11 @@ def _by_substance(own_words: str, sender: _Sender, ours: frozenset[str]) -> str 
 
 def _is_delay(subject: str, flat: str) -> bool:
     return _holds_any(flat, DELAY_PHRASES) or subject.startswith(("warning: message", "delayed", "delivery delayed"))
+
+
+def _is_success(subject: str, flat: str) -> bool:
+    says_so = _holds_any(flat, SUCCESS_PHRASES) or _holds_any(subject, SUCCESS_SUBJECTS)
+    return says_so and severity(None, None, flat) is Severity.UNKNOWN
 
 
 def _without_copy(text: str) -> list[str]:
@@ -135,7 +165,7 @@ def _is_copy_mark(line: str) -> bool:
 
 
 def _recipients(
-    own_words: str, is_delay: bool, named: list[str], ours: frozenset[str]
+    own_words: str, action: DsnAction, named: list[str], ours: frozenset[str]
 ) -> tuple[ReturnedRecipient, ...]:
     entries = _entries(own_words, ours)
     if not entries:
@@ -146,9 +176,9 @@ def _recipients(
         whole = own_words.splitlines() if len(named) == 1 else []
         entries = [by_address.get(one.lower()) or _Entry(one, whole) for one in dict.fromkeys(named)]
     if not entries:
-        return (_recipient(None, own_words, is_delay),)
+        return (_recipient(None, own_words, action),)
     return tuple(
-        _recipient(one.address, "\n".join(one.reason), is_delay, own_words if len(entries) == 1 else "")
+        _recipient(one.address, "\n".join(one.reason), action, own_words if len(entries) == 1 else "")
         for one in entries[:MAX_RECIPIENTS]
     )
 
@@ -168,23 +198,25 @@ def _entries(own_words: str, ours: frozenset[str]) -> list[_Entry]:
     return list(entries.values())
 
 
-def _recipient(address: str | None, reason: str, is_delay: bool, context: str = "") -> ReturnedRecipient:
+def _recipient(address: str | None, reason: str, action: DsnAction, context: str = "") -> ReturnedRecipient:
     """`context` is asked where the reason says nothing."""
     diagnostic = one_line(reason, MAX_REASON)
-    meaning = severity(None, None, diagnostic)
-    if meaning is Severity.UNKNOWN and context:
-        meaning = severity(None, None, one_line(context, MAX_REASON))
-    if meaning is Severity.UNKNOWN and is_delay:
-        meaning = Severity.SOFT
     text = diagnostic or ""
     return ReturnedRecipient(
         address=one_line(address),
-        action=DsnAction.DELAYED if is_delay else DsnAction.FAILED,
+        action=action,
         status=status_in(text),
         smtp_code=smtp_code_in(text),
         diagnostic=diagnostic,
-        severity=meaning,
+        severity=None if action is DsnAction.DELIVERED else _meaning(diagnostic, context, action),
     )
+
+
+def _meaning(diagnostic: str | None, context: str, action: DsnAction) -> Severity:
+    meaning = severity(None, None, diagnostic)
+    if meaning is Severity.UNKNOWN and context:
+        meaning = severity(None, None, one_line(context, MAX_REASON))
+    return Severity.SOFT if meaning is Severity.UNKNOWN and action is DsnAction.DELAYED else meaning
 
 
 def _addresses_in(text: str) -> list[str]:

@@ -11,10 +11,12 @@ from typing import Protocol
 import structlog
 from aiosmtpd.smtp import Session
 
+from core.addresses import parse_mailbox
 from core.config import Settings
 from core.delivery import DeliveryKind
 from core.errors import InvalidField, NotFound, StorageUnavailable
 from core.sending.raw_submission import RawSubmission
+from core.sending.reachable import why_unreachable
 from core.services.sends import StoredSend, Submitter
 from inbound.attempt import MemoryBudget
 from inbound.reading.trace import find_loop
@@ -23,7 +25,7 @@ from inbound.smtp.mail_handler import MailEnvelope
 from inbound.smtp.replies import Reply, loop_detected
 from inbound.smtp.spool import MessageSpool, SpooledMessage
 from inbound.submission.logins import Login, Logins
-from inbound.submission.replies import SubmissionReply, queued, refused
+from inbound.submission.replies import SubmissionReply, queued, refused, unreachable
 
 THREADS = 16
 """Messages that are checked, composed and stored at once; the sessions of others wait."""
@@ -93,7 +95,11 @@ class SubmissionHandler:
         return Reply.SENDER_OK
 
     async def recipient(self, address: str, session: Session, envelope: MailEnvelope) -> str:
-        """Any recipient will do here."""
+        """Any recipient that mail can be sent to: refused later, one would take the others with it."""
+        mailbox = parse_mailbox(address)
+        problem = "is no address" if mailbox is None else why_unreachable(mailbox)
+        if problem is not None:
+            return unreachable(problem)
         envelope.rcpt_tos.append(address)
         return Reply.RECIPIENT_OK
 

@@ -41,6 +41,8 @@ _CODES = {
 }
 """Of refusals, by the first word of the field that is wrong."""
 _OTHER_CODE = "554 5.6.0"
+WHOLE_FIELD = "raw"
+"""The API's name for a whole message; here there is no other kind."""
 _FIRST_WORD = re.compile(r"\w*")
 
 
@@ -49,8 +51,15 @@ def queued(message_id: str) -> str:
     return f"250 Thanks! Queued as: {message_id}"
 
 
+def unreachable(problem: str) -> str:
+    """The reply to a RCPT that nothing can be sent to."""
+    return f"{_CODES['recipients']} This address {one_line(problem)}"
+
+
 def refused(error: PillarboxError) -> str:
     """The reply to a message that cannot be sent as it is: what is wrong, and the cure."""
+    if isinstance(error, InvalidField) and error.field == WHOLE_FIELD:
+        return f"{_OTHER_CODE} message: {one_line(error.problem)}"
     field = error.field if isinstance(error, InvalidField) else ""
     word = _FIRST_WORD.match(field)
     code = _CODES.get(word[0] if word else "", _OTHER_CODE)

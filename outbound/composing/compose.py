@@ -84,7 +84,9 @@ def _from_parts(draft: CheckedDraft, options: ComposeOptions) -> ComposedMessage
 def _from_raw(draft: CheckedDraft, options: ComposeOptions) -> ComposedMessage:
     assert draft.raw is not None
     expected = RawExpectation(draft.from_, draft.to, draft.cc, draft.subject or None)
-    prepared = prepare_raw(draft.raw, RawOptions(options.message_id, options.now_ms, options.hostname), expected)
+    forbidden = options.limits.forbidden_extensions
+    raw_options = RawOptions(options.message_id, options.now_ms, options.hostname, forbidden)
+    prepared = prepare_raw(draft.raw, raw_options, expected)
     return ComposedMessage(
         content=prepared.content,
         message_id=prepared.message_id,

@@ -13,6 +13,7 @@ from core.sending.priority import Priority
 from outbound.composing.drafts import MessageDraft
 from outbound.composing.header_writing import check_line
 from outbound.composing.raw_fields import join_message, normalise_line_ends, split_message
+from outbound.composing.word_decoding import decoded
 
 CONTROL_PREFIX = "x-cloudmta-"
 CLASS, TAGS, LAYOUT = "x-cloudmta-class", "x-cloudmta-tags", "x-cloudmta-layout"
@@ -34,7 +35,7 @@ class Control:
 def take_control_headers(raw: bytes) -> tuple[bytes, Control]:
     """A message without its control headers, line ends CRLF, and what they said. Raises `InvalidField`."""
     fields, body = split_message(normalise_line_ends(raw))
-    steering = [(one.lowered, one.text) for one in fields if one.lowered.startswith(CONTROL_PREFIX)]
+    steering = [(one.lowered, decoded(one.text)) for one in fields if one.lowered.startswith(CONTROL_PREFIX)]
     kept = [one for one in fields if not one.lowered.startswith(CONTROL_PREFIX)]
     if steering and not kept:
         raise InvalidField("raw", "has no header but those that steer the gateway; it needs From at least")

@@ -37,7 +37,7 @@ def inline_css(document: str) -> str:
     """The HTML with the rules of its style elements in the elements; the style elements stay, for `@media` rules.
 
     Nothing is fetched. Raises `InvalidField` for what cannot be done within the limits, `OSError` where no process
-    can be started. Blocks for `TIMEOUT_S` at most.
+    can be started, or gets its share of the processor within `TIMEOUT_S`: that is ours. Blocks for that long at most.
     """
     if len(document) > MAX_HTML_LENGTH:
         raise InvalidField("html", f"is longer than {MAX_HTML_LENGTH:,} characters; {_CURE}")
@@ -47,7 +47,7 @@ def inline_css(document: str) -> str:
             command, input=document.encode(), capture_output=True, timeout=TIMEOUT_S, check=False, env={}
         )
     except subprocess.TimeoutExpired as error:
-        raise InvalidField("html", f"takes longer than {TIMEOUT_S:g} seconds to inline; {_CURE}") from error
+        raise TimeoutError(f"{MAX_CPU_S} seconds of processor time were not to be had in {TIMEOUT_S:g}") from error
     if done.returncode != 0 or len(done.stdout) > MAX_INLINED_BYTES:
         raise InvalidField("html", f"is too complex to be inlined, or its CSS is broken; {_CURE}")
     return done.stdout.decode()

@@ -62,7 +62,7 @@ def read_layout(field: str, source: str) -> Layout:
     parts = _MARK.split(source)
     stray = next((text for index, text in enumerate(parts) if index % 2 == 0 and _is_stray(text, index, parts)), None)
     if stray is not None:
-        start = max(stray.find("{{"), stray.find("}}"), 0)
+        start = stray.rfind("{") if "{{" not in stray else stray.find("{{")
         raise InvalidField(field, f"has double braces that are no variable near {stray[max(0, start - 10) :][:40]!r}")
     pieces = [part if index % 2 == 0 else _variable(field, part) for index, part in enumerate(parts)]
     contents = [one for one in pieces if isinstance(one, _Variable) and one.name == CONTENT]
@@ -115,9 +115,10 @@ def body_of(document: str) -> str:
 
 
 def _is_stray(text: str, index: int, parts: list[str]) -> bool:
-    """Whether a text between marks holds braces that somebody meant as a mark: `{{ a`, or three of them."""
-    is_triple = (index + 1 < len(parts) and text.endswith("{")) or (index > 0 and text.startswith("}"))
-    return is_triple or "{{" in text or "}}" in text
+    """Whether a text between marks holds braces that somebody meant as a mark: `{{ a`, or three of them. Two that
+    only close are none: CSS ends so, `@media print{p{color:red}}`."""
+    is_triple = index + 1 < len(parts) and text.endswith("{")
+    return is_triple or "{{" in text
 
 
 def _variable(field: str, inside: str) -> _Variable:

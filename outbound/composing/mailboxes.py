@@ -7,7 +7,6 @@ because the domain that is checked must be the domain that the mail goes to. One
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.errors import HeaderParseError
@@ -15,7 +14,7 @@ from email.header import decode_header, make_header
 
 from core.addresses import Mailbox, parse_mailbox
 from core.errors import InvalidField
-from core.mailto import MAX_ADDRESS_OCTETS
+from core.sending.reachable import why_unreachable
 from outbound.composing.header_writing import (
     SOFT_LINE,
     UNPRINTABLE,
@@ -37,8 +36,6 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|\s++|[()<>:;,@\[\]\\"]|[^()<>:;,@\[\]\\
 _COMMENT_MARK = re.compile(r"\\.|[()]")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _QUOTED_PAIR = re.compile(r"\\(.)")
-_ENCODED_WORD = re.compile(r"=\?[^?]*\?[bBqQ]\?[^?]*\?=")
-"""RFC 2047. In an address it is none, and yet decoded by some: `=?utf-8?b?…?=@example.com` shows another sender."""
 _NOT_IN_NAMES = frozenset(':;,@[]\\"')
 _EXAMPLE = 'write it like user@example.com or "Name" <user@example.com>'
 
@@ -158,21 +155,13 @@ def _mailbox(field: str, tokens: list[str]) -> NamedMailbox:
 
 def _address(field: str, text: str) -> Mailbox:
     mailbox = parse_mailbox(text)
-    if mailbox is not None and any(_is_unseen(one) for one in mailbox.local) and '"' not in text:
-        raise InvalidField(field, f"{text[:100]!r} holds a blank or an invisible character; take it out")
     shown = f"{text[:100]!r}" if text else "nothing"
-    if mailbox is None or len(text.encode()) > MAX_ADDRESS_OCTETS:
+    if mailbox is None:
         raise InvalidField(field, f"{shown} is no address; {_EXAMPLE}")
-    if _ENCODED_WORD.search(mailbox.local):
-        raise InvalidField(field, f"{shown} is an encoded word, which some programs show decoded; write it plainly")
-    if mailbox.domain.startswith("[") or "." not in mailbox.domain:
-        raise InvalidField(field, f"{shown} has no full domain behind the @, like example.com")
+    problem = why_unreachable(mailbox)
+    if problem is not None:
+        raise InvalidField(field, f"{shown} {problem}")
     return mailbox
-
-
-def _is_unseen(character: str) -> bool:
-    """Blanks, and what comes along when an address is copied from a web page; joiners belong to some scripts."""
-    return character.isspace() or (unicodedata.category(character) == "Cf" and character not in "\u200c\u200d")
 
 
 def _name(field: str, tokens: list[str], mailbox: Mailbox) -> str:

@@ -12,17 +12,16 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import quote
 
 from outbound.composing.attachment_rules import DEFAULT_CONTENT_TYPE, DraftAttachment
-from outbound.composing.header_writing import MAX_LINE, encoded_words, is_plain
+from outbound.composing.header_writing import MAX_LINE, is_plain
+from outbound.composing.mime_parameters import encoded_parameter, extended_parameter
 
 LINE_LENGTH = 76
 """RFC 2045 sections 6.7 (5) and 6.8: of quoted-printable and base64."""
 BOUNDARY_START = "=_"
 """Neither quoted-printable nor base64 ever holds these two side by side (RFC 2045 section 6.7 recommends it)."""
 MAX_PLAIN_FILE_NAME = 200
-MAX_PARAMETER_PIECE = 60
 
 MAX_QUOTED_SHARE = 4
 """Where more than one byte in so many has to be escaped, base64 is clearly shorter; below it, quoted-printable stays
@@ -136,26 +135,12 @@ def _attachment_body(attachment: DraftAttachment) -> tuple[str, str, bytes]:
 
 
 def _type_name(file_name: str) -> str:
-    """The name for readers that look at Content-Type: an encoded word in quotes, which no RFC allows and all read."""
-    if _is_simple(file_name):
-        return f'name="{file_name}"'
-    return 'name="' + "\r\n ".join(encoded_words(file_name, LINE_LENGTH - len(' name=""'))) + '"'
+    """The name for readers that look at Content-Type."""
+    return f'name="{file_name}"' if _is_simple(file_name) else encoded_parameter("name", file_name)
 
 
 def _disposition_name(file_name: str) -> str:
-    """The name by the standard, RFC 2231: in pieces where it is long, no character split between two."""
-    if _is_simple(file_name):
-        return f'filename="{file_name}"'
-    pieces = [""]
-    for character in file_name:
-        escaped = quote(character, safe="")
-        if len(pieces[-1]) + len(escaped) > MAX_PARAMETER_PIECE:
-            pieces.append("")
-        pieces[-1] += escaped
-    if len(pieces) == 1:
-        return f"filename*=utf-8''{pieces[0]}"
-    first = f"filename*0*=utf-8''{pieces[0]}"
-    return ";\r\n ".join([first, *(f"filename*{number}*={piece}" for number, piece in enumerate(pieces) if number)])
+    return f'filename="{file_name}"' if _is_simple(file_name) else extended_parameter("filename", file_name)
 
 
 def _is_simple(file_name: str) -> bool:

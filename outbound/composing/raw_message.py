@@ -11,13 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from email.utils import format_datetime
+from email.utils import format_datetime, parsedate_tz
 
 from core.clock import to_datetime
 from core.errors import InvalidField
+from outbound.composing.attachment_rules import FORBIDDEN_EXTENSIONS
 from outbound.composing.control_headers import CONTROL_PREFIX
 from outbound.composing.header_writing import MAX_LINE, structured_field, unstructured_field
 from outbound.composing.mailboxes import NamedMailbox, address_field, read_mailboxes
+from outbound.composing.mime_parameters import content_field
+from outbound.composing.raw_attachments import check_attached_names
 from outbound.composing.raw_fields import RawField, field_of, join_message, normalise_line_ends, split_message
 from outbound.composing.recoding import recode
 
@@ -46,6 +49,10 @@ _ADDRESSES = frozenset({"from", "sender", "reply-to", "to", "cc"})
 _MISREAD = re.compile(r'[@<>"\\]|=\?')
 """In a display name: what may look like an address, end the name, or be decoded."""
 _ANGLE_ID = re.compile(r"<\s*([^<>\s]+)\s*>")
+_BARE_ID = re.compile(r"(?!=\?)([!-;=?-~]{1,900})")
+"""Written without the brackets; not an encoded word, as which `_safe` writes what is beyond ASCII."""
+_MAX_DATE = 100
+"""Characters that are read of a date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,7 @@ class RawOptions:
     message_id: str
     now_ms: int
     hostname: str
+    forbidden_extensions: frozenset[str] = FORBIDDEN_EXTENSIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,7 @@ def prepare_raw(raw: bytes, options: RawOptions, expected: RawExpectation | None
     if expected is not None:
         _check_match(fields, expected)
         fields = _with_subject(fields, expected.subject)
+    check_attached_names(fields, body, options.forbidden_extensions)
     fields, message_id = _completed([_safe(one) for one in fields], options)
     fields, body = recode(fields, body)
     _check_lines(body)
@@ -179,17 +188,25 @@ def _with_subject(fields: list[RawField], subject: str | None) -> list[RawField]
 
 
 def _completed(fields: list[RawField], options: RawOptions) -> tuple[list[RawField], str]:
-    """With Date and Message-ID, and what the latter is."""
+    """With Date and Message-ID, and what the latter is. What nobody can read is written anew (RFC 6409 section 8):
+    large providers refuse mail for it."""
     found = {one.lowered: one.text for one in fields if one.lowered in ("date", "message-id")}
-    kept = [one for one in fields if found.get(one.lowered) != ""]
-    if not found.get("date"):
+    has_date = parsedate_tz(found.get("date", "")[:_MAX_DATE]) is not None
+    given = _id_in(found.get("message-id", ""))
+    message_id = given or f"{options.message_id}@{options.hostname}"
+    if has_date and given and found["message-id"].startswith("<"):
+        return fields, message_id
+    kept = [one for one in fields if not (one.lowered == "date" and not has_date) and one.lowered != "message-id"]
+    if not has_date:
         date = format_datetime(to_datetime(options.now_ms // 1000 * 1000))
         kept.append(field_of(structured_field("Date", date)))
-    if found.get("message-id"):
-        inside = _ANGLE_ID.search(found["message-id"])
-        return kept, (inside[1] if inside else found["message-id"].strip("<> "))[:MAX_LINE]  # every event repeats it
-    message_id = f"{options.message_id}@{options.hostname}"
     return [*kept, field_of(structured_field("Message-ID", f"<{message_id}>"))], message_id
+
+
+def _id_in(value: str) -> str:
+    """The id that a Message-ID holds, also one without angle brackets; empty when it holds none."""
+    found = _ANGLE_ID.search(value) or _BARE_ID.fullmatch(value)
+    return found[1][:MAX_LINE] if found else ""  # every event repeats it
 
 
 def _safe(field: RawField) -> RawField:
@@ -200,10 +217,18 @@ def _safe(field: RawField) -> RawField:
     if field.lowered in _ADDRESSES:
         mailboxes = _mailboxes([field], field.lowered)
         written = address_field(field.name, mailboxes) if mailboxes else f"{field.name}: nobody:;\r\n".encode()
-    elif field.value.isascii() or field.lowered.startswith("content-"):  # no encoded words in parameters
+    elif field.value.isascii():
         written = structured_field(field.name, field.text)
+    elif field.lowered.startswith("content-"):
+        written = content_field(field.name, field.text)
     else:
         written = unstructured_field(field.name, field.text)
-    if max(map(len, written.split(b"\r\n"))) > MAX_LINE:
+    if _is_too_long(written) and (field.lowered == "subject" or field.lowered.startswith("x-")):
+        written = unstructured_field(field.name, field.text)
+    if _is_too_long(written):
         raise InvalidField("raw", f"its header {field.name} has a line of more than {MAX_LINE} bytes; fold it")
     return field_of(written)
+
+
+def _is_too_long(written: bytes) -> bool:
+    return max(map(len, written.split(b"\r\n"))) > MAX_LINE

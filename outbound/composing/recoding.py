@@ -10,10 +10,12 @@ import binascii
 import codecs
 from collections.abc import Callable, Sequence
 
+from core.errors import InvalidField
 from outbound.composing.header_writing import MAX_LINE
 from outbound.composing.message_tree import Leaf, replace_leaves
+from outbound.composing.mime_parameters import content_field
 from outbound.composing.mime_writing import encode_base64, encode_text
-from outbound.composing.raw_fields import RawField
+from outbound.composing.raw_fields import RawField, field_of
 
 _NO_CHARSETS = frozenset(
     codecs.lookup(name).name for name in ("idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined")
@@ -26,7 +28,7 @@ def recode(fields: Sequence[RawField], body: bytes) -> tuple[list[RawField], byt
     """Fields and body with all parts in 7 bits and lines of at most 998 octets."""
     if is_fit(body):
         return list(fields), body
-    new_fields, new_body = replace_leaves(fields, body, _recoded, is_fit)
+    new_fields, new_body = replace_leaves(fields, body, _recoded, is_fit, _in_ascii)
     if new_body == body and new_fields == tuple(fields):
         return list(fields), body
     return _with_version(new_fields), new_body
@@ -87,6 +89,16 @@ def _recoded(leaf: Leaf) -> Leaf:
     if not is_text:
         return leaf.with_body(encode_base64(data), "base64", content_type)
     return _with_text(leaf, data.replace(b"\r\n", b"\n"), content_type)
+
+
+def _in_ascii(field: RawField) -> RawField:
+    """A field of a part; its name for a file is often in plain UTF-8. Of other charsets nobody can say which."""
+    if not field.lowered.startswith("content-") or all(line.isascii() for line in field.lines):
+        return field
+    try:
+        return field_of(content_field(field.name, field.text))
+    except InvalidField:
+        return field
 
 
 def _with_text(leaf: Leaf, data: bytes, content_type: str | None) -> Leaf:

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from core.clock import DAY_MS, MINUTE_MS, to_ms, to_rfc3339
 from core.errors import InvalidField
@@ -24,6 +24,7 @@ from outbound.composing.header_writing import check_line
 from outbound.composing.mailboxes import MAX_ENTRY_LENGTH
 from outbound.framing import FrameWish
 from web.api.fields import AccountPath, DescribedOnce, Text, Timestamp, as_optional_parameter, drop_null_defaults
+from web.api.message_examples import MESSAGE_EXAMPLES
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 MAX_ENTRIES = 1_000
@@ -133,7 +134,11 @@ class MessageAttachment(BaseModel):
 class MessageBody(BaseModel):
     """A message to be sent: from its parts, or whole as `raw`."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=drop_null_defaults)
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra=drop_null_defaults,
+        openapi_extra={"examples": MESSAGE_EXAMPLES},  # type: ignore[typeddict-unknown-key] # flask_openapi3 reads it
+    )
 
     from_: Entry = Field(
         alias="from",
@@ -209,6 +214,17 @@ class MessageBody(BaseModel):
     unsubscribe: bool | None = Field(
         default=None, description="Whether to add List-Unsubscribe with one click (RFC 8058). Ours."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_clients_write_it(cls, given: Any) -> Any:
+        """CloudMailin's Go client says `priorty`, and sends the `id` of the answer when a message is sent once more;
+        clients with types write null for whatever is not given."""
+        if not isinstance(given, dict):
+            return given
+        said = {name: value for name, value in given.items() if value is not None and name != "id"}
+        misspelt = said.pop("priorty", None)
+        return said if misspelt is None else {"priority": misspelt, **said}
 
     def to_draft(self) -> MessageDraft:
         """What is in the message. Raises `InvalidField`."""

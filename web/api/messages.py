@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from core.delivery import DeliveryKind
 from core.errors import InvalidField
-from core.ids import new_time_ordered_id
+from core.ids import new_message_id
 from core.services.credentials import Scope
 from core.services.idempotency import AlreadyAnswered, IdempotencyClaim, KeptAnswer, find_answer
 from core.services.sends import StoredSend, Submitter
@@ -32,6 +32,7 @@ from web.api.outbound_message_models import OutboundMessageDetail, OutboundPath,
 from web.api.outbound_messages import sent_scope
 from web.api.paging import json_response
 from web.auth import current_credential, require_sender
+from web.client_address import client_address
 from web.context import context
 from web.errors import Error, error_response
 
@@ -78,7 +79,7 @@ def send_message(path: SenderPath, header: SendHeaders, body: MessageBody) -> Re
     kept = None if key is None else _kept_answer(key, now_ms)
     if kept is not None:
         return _replayed(kept)
-    message_id = new_time_ordered_id(now_ms)
+    message_id = new_message_id(now_ms)
     wishes = body.to_wishes(now_ms)
     answer = accepted_answer(message_id, body, wishes)
     try:
@@ -108,7 +109,8 @@ def _send(
     message_id: str, body: MessageBody, wishes: SendWishes, key: str | None, answer: AcceptedMessage
 ) -> StoredSend:
     credential = current_credential()
-    submitter = Submitter(credential.account_id, credential.username, request.remote_addr or "")
+    ip = client_address(request, context().settings.proxy_sources)
+    submitter = Submitter(credential.account_id, credential.username, ip)
     if key is not None:
         response = answer.model_dump_json(by_alias=True)
         claim = IdempotencyClaim(credential.username, key, _request_digest(), response)
