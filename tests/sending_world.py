@@ -13,6 +13,7 @@ import json
 import os
 import re
 import smtplib
+import socket
 import ssl
 import subprocess
 import threading
@@ -270,6 +271,7 @@ def sending_world(folder: Path, database_url: str | None = None, **environment: 
     if os.geteuid() != ROOT:
         missing("only root may listen on port 25")
     places = Places(f"127.{100 + free_port() // PORTS_PER_PROCESS}.{next(_nets) % 250}")
+    socket.create_server((places.receiver, SMTP_PORT)).close()  # ours would share it with one left running
     with ExitStack() as stack:
         zone = stack.enter_context(running_zone(places.dns, 53))
         people = stack.enter_context(running_peer(Script()))

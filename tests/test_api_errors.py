@@ -55,6 +55,9 @@ def test_a_key_opens_only_its_own_account(api: Api, database: Database) -> None:
 def test_the_smtp_password_is_no_api_key(api: Api) -> None:
     headers = {"Authorization": f"Bearer {api.account.smtp_password}"}
     assert api.client.get(f"/api/v0.1/{api.account.account_id}/addresses", headers=headers).status_code == 401
+    told = api.client.get(f"/api/v0.1/{api.account.smtp_username}/webhooks", headers=headers)
+    assert told.status_code == 401
+    assert told.get_json()["error"].startswith("this is an SMTP login, which sends and reads what it has sent")
 
 
 def test_the_key_is_asked_for_before_anything_is_read(api: Api) -> None:

@@ -158,6 +158,21 @@ def test_a_locked_sqlite_file_is_an_outage(tmp_path: Path, monkeypatch: pytest.M
     database.close()
 
 
+def test_a_full_disk_is_an_outage_that_says_so(tmp_path: Path) -> None:
+    """SQLite takes the transaction back by itself then; that it cannot be taken back again is no news."""
+    database = Database(f"sqlite:///{tmp_path / 'full.sqlite3'}")
+    with database.transaction():
+        database.execute("CREATE TABLE thing (body BLOB)")
+    with database.reading():
+        database.run_pragma("PRAGMA max_page_count = 10")  # as full as a disk can be
+    with pytest.raises(StorageUnavailable) as caught, database.transaction():
+        database.execute("INSERT INTO thing (body) VALUES (?)", (bytes(1_000_000),))
+    assert "full" in repr(caught.value.__cause__)
+    with database.transaction():
+        database.execute("INSERT INTO thing (body) VALUES (?)", (b"little",))
+    database.close()
+
+
 def test_a_server_that_is_not_there_is_an_outage(tmp_path: Path) -> None:
     database = Database(f"postgresql://postgres@/postgres?host={tmp_path}")
     assert not database.is_ready()

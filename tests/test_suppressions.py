@@ -176,9 +176,8 @@ def test_workers_that_count_and_forget_at_once_never_deadlock(database: Database
     assert failures == []
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # PostgreSQL plans by statistics
 def test_to_forget_nothing_is_one_look_along_the_key(database: Database, ann: SendTarget) -> None:
-    if database.is_postgres:
-        pytest.skip("PostgreSQL plans by statistics")
     with database.reading():
         plan = database.execute(
             "EXPLAIN QUERY PLAN WITH wanted (account_id, address) AS (VALUES ('a', 'b'), ('c', 'd')) "

@@ -39,6 +39,8 @@ def require_key() -> Response | None:
     Raises `Unauthorized` (401); gives the answer 403 for a key that may do other things only.
     """
     found = _recognise()
+    if found is not None and found.kind is CredentialKind.SMTP:
+        raise _refusal("this is an SMTP login, which sends and reads what it has sent; use an API key of the account")
     if found is None or found.kind is not CredentialKind.API or _path_id() != found.account_id:
         raise _refusal("this API key does not open this account; check both, or make a new key")
     return _admit(found, Scope.MANAGE)

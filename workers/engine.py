@@ -86,6 +86,7 @@ class Engine(Generic[Leased]):
         self._finished: deque[FinishedAttempt] = deque()
         self._in_flight = 0
         self._claims = 0
+        self._is_in_outage = False
         self._lost_token = ""
         """Of a claim that failed: the database may have gone between the lease and what is read after it."""
         self._is_wanted = False
@@ -184,9 +185,12 @@ class Engine(Generic[Leased]):
             had_finished = self._record_finished(now_ms)
             claimed = self._claim(had_finished, now_ms)
         except StorageUnavailable as error:
-            log.error("the database fails; trying again", reason=repr(error.__cause__))
+            if not self._is_in_outage:  # said once: it may last for hours
+                log.error("the database fails; trying again", kind=self._limits.kind, reason=repr(error.__cause__))
+            self._is_in_outage = True
             time.sleep(STORAGE_PAUSE_S)
             return
+        self._is_in_outage = False
         if claimed is not None:
             self._account(claimed, wishes)
             for delivery in claimed.deliveries:

@@ -174,7 +174,7 @@ class Database:
         except _DRIVER_ERRORS as error:
             self._drop_connection()
             kind = TransactionTakenBack if _is_taken_back(error) else StorageUnavailable
-            raise kind("the database cannot be used now") from error
+            raise kind("the database cannot be used now") from _first_error(error)
 
     def _was_hung_up(self) -> bool:
         """Whether the server closed this thread's idle connection, as one that was restarted has.
@@ -195,6 +195,15 @@ class Database:
             self._peewee.close()
         except _DRIVER_ERRORS:
             return  # already gone, which is what we want
+
+
+def _first_error(error: BaseException) -> BaseException:
+    """SQLite takes the transaction back by itself when the disk is full; that it cannot be taken back again says
+    nothing."""
+    found, at = error, error.__context__
+    while isinstance(at, _DRIVER_ERRORS):
+        found, at = (at if isinstance(at, peewee.PeeweeException) else found), at.__context__
+    return found
 
 
 def _is_taken_back(error: Exception) -> bool:
