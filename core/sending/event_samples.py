@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from core.ids import new_time_ordered_id
+from core.ids import new_message_id, new_time_ordered_id
 from core.sending.events import EventDetails, EventKind, NewEvent
 
 RECIPIENT = "recipient@example.net"
@@ -72,7 +72,7 @@ def sample_event(kind: EventKind, account_id: str, now_ms: int) -> NewEvent:
         kind=kind,
         account_id=account_id,
         sending_domain_id=None,
-        message_id=new_time_ordered_id(now_ms),
+        message_id=new_message_id(now_ms),
         delivery_id=None,
         recipient=RECIPIENT,
         at_ms=now_ms,

@@ -27,7 +27,7 @@ class ComposeOptions:
 
     message_id: str
     """The left half of Message-ID, and the seed of boundaries: must be unguessable, as
-    `core.ids.new_time_ordered_id` is."""
+    `core.ids.new_message_id` is."""
     now_ms: int
     hostname: str
     """The right half of Message-ID, ASCII."""

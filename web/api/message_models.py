@@ -39,7 +39,7 @@ MAX_VARIABLE_LENGTH = 100_000
 MAX_SCHEDULE_DAYS = 30
 SCHEDULE_TOLERANCE_MS = MINUTE_MS
 """A moment that has just passed, by a clock that is not ours, means now."""
-EXAMPLE_ID = "0198d4a2-7c11-7f6e-9a53-2f1d8a3e7b90"
+EXAMPLE_ID = "0198d4a2-7c11-4f6e-9a53-2f1d8a3e7b90"
 
 
 def _must_be_text(value: Any) -> Any:

@@ -22,7 +22,7 @@ from web.api.sending_domain_models import SendingDomainId
 MAX_REASON_LENGTH = 500
 MAX_SOURCE_LENGTH = 64
 SENT_ID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-EXAMPLE_ID = "0198d4a2-7c11-7f6e-9a53-2f1d8a3e7b90"
+EXAMPLE_ID = "0198d4a2-7c11-4f6e-9a53-2f1d8a3e7b90"
 
 
 def _check_message_id(text: str) -> str:
