@@ -92,7 +92,7 @@ def test_the_commands_for_several_machines_make_a_gateway(tmp_path: Path, databa
     exported = [words[1].partition("=")[0] for words in lines if words[0] == "export"]
     commands = [words[1:] for words in lines if words[0] == "pillarbox"]
     assert exported == ["DATABASE_URL", "REDIS_URL", "BLOB_URL"]
-    assert commands == [["migrate"], ["smtp"], ["web"], ["worker"], ["scheduler"]]
+    assert commands == [["migrate"], ["smtp"], ["submission"], ["web"], ["worker"], ["scheduler"]]
 
     redis_socket = tmp_path / "redis.sock"
     given = {
@@ -102,6 +102,8 @@ def test_the_commands_for_several_machines_make_a_gateway(tmp_path: Path, databa
         "PILLARBOX_DATA": str(tmp_path / "data"),
         "PILLARBOX_HTTP": f"127.0.0.1:{free_port()}",
         "PILLARBOX_SMTP": f"127.0.0.1:{free_port()}",
+        "PILLARBOX_SUBMISSION": f"127.0.0.1:{free_port()}",
+        "PILLARBOX_SUBMISSION_TLS": f"127.0.0.1:{free_port()}",
     }
     redis = [need_program("redis-server"), "--port", "0", "--unixsocket", str(redis_socket), "--save", ""]
     with ExitStack() as running, running_target() as target:

@@ -90,7 +90,8 @@ class DiskBlobs:
             folder.mkdir(parents=True, exist_ok=True)
             sync_to_disk(folder.parent)
         except OSError as error:
-            raise StorageUnavailable(f"the message folder {folder} cannot be made now ({error.strerror})") from error
+            problem = f"BLOB_URL: the message folder {folder} cannot be made now ({error.strerror})"
+            raise StorageUnavailable(problem) from error
 
     def put_file(self, key: str, path: Path) -> None:
         """Sync, rename into place, sync the folders. The file must lie on the same file system."""
