@@ -83,10 +83,12 @@ def submission(settings: Settings) -> None:
 @click.pass_obj
 def web(settings: Settings) -> None:
     """Run the API."""
+    from cli.file_limit import raise_open_file_limit
     from cli.listening import check_ports
     from web.server import serve
     from workers.doorbell import Doorbell
 
+    raise_open_file_limit()
     check_ports([("PILLARBOX_HTTP", settings.http)])
     serve(settings, Doorbell)
 
@@ -95,9 +97,11 @@ def web(settings: Settings) -> None:
 @click.pass_obj
 def worker(settings: Settings) -> None:
     """Run one worker."""
+    from cli.file_limit import raise_open_file_limit
     from core.store.db import Database
     from workers.worker import run_worker
 
+    raise_open_file_limit()
     run_worker(settings, Database(settings.database_location))
 
 

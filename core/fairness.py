@@ -30,6 +30,9 @@ CLOSING = 421
 """SMTP: the service is not available (RFC 5321 section 4.2.3)."""
 SUSPECT_POOL_SHARE = 0.25
 """All suspect hosts together may hold this share of a worker's places."""
+CROWDED_FOR_MS = 10 * SECOND_MS
+"""For so long after mail found no connection free at a machine, no more is started there than had found one. Each time
+that more is tried some is turned away, and goes to the end of the queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,29 @@ def unknown_machine(host: str) -> str | None:
     return None
 
 
+class Crowds:
+    """At which machines mail of this worker has lately found no connection free, and how much had found one.
+
+    Other kinds of mail take connections too, so the number of them does not say. Without it, all that is due there
+    would be taken in hand again and again, only to be told that the host is busy.
+    """
+
+    def __init__(self) -> None:
+        self._limits: dict[str, tuple[int, int]] = {}
+
+    def note(self, machine: str, fitted: int, now_ms: int) -> None:
+        """Beside those that were turned away there were so many."""
+        self._limits[machine] = (max(1, fitted), now_ms + CROWDED_FOR_MS)
+
+    def limits(self, now_ms: int) -> dict[str, int]:
+        """How many may be in flight, by machine."""
+        self._limits = {machine: entry for machine, entry in self._limits.items() if entry[1] > now_ms}
+        return {machine: limit for machine, (limit, _) in self._limits.items()}
+
+
+NO_CROWDS: Mapping[str, int] = {}
+
+
 class ClaimPlan:
     """Hands out a worker's free places, one candidate at a time.
 
@@ -89,12 +115,15 @@ class ClaimPlan:
         now_ms: int,
         slow_ms: int = SLOW_MS,
         machine_of: MachineOf = unknown_machine,
+        crowds: Mapping[str, int] = NO_CROWDS,
     ) -> None:
-        """`health` is that of all hosts in `load`, and of those that are offered first."""
+        """`health` is that of all hosts in `load`, and of those that are offered first; `crowds` are
+        `Crowds.limits`."""
         self.chosen: list[str] = []
         self._free = free_places
         self._host_concurrency = host_concurrency
         self._machine_of = machine_of
+        self._crowds = crowds
         self._load = {**load, **_load_of_machines(load, machine_of)}
         self._health = dict(health)
         self._proven_hosts = proven_hosts
@@ -123,7 +152,7 @@ class ClaimPlan:
 
     def allowance(self, host: str) -> int:
         """How many more deliveries may start to a host."""
-        room = min(self._limit(name) - self._in_flight[name] for name in self._names(host))
+        room = min(self._limit_of(name) - self._in_flight[name] for name in self._names(host))
         if self._is_suspect(host):
             room = min(room, self._suspect_places)
         return max(0, min(room, self._free - len(self.chosen)))
@@ -138,6 +167,10 @@ class ClaimPlan:
         """Of all that its deliveries are counted by."""
         machine = self._machine_of(host)
         return [host] if machine is None else [host, machine]
+
+    def _limit_of(self, name: str) -> int:
+        limit = self._limit(name)
+        return min(limit, self._crowds.get(name, limit))
 
     def _limit(self, host: str) -> int:
         health = self._health.get(host, HEALTHY)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from outbound.hosts import HostAddress
@@ -39,7 +40,8 @@ class _Idle:
 
 
 class ConnectionPool:
-    """Lends connections out, each to one thread at a time. Safe for threads; no thread of its own."""
+    """Lends connections out, each to one thread at a time. Safe for threads. While some are kept, a thread of its own
+    takes leave of those that nobody has used for too long: no mail may come that would."""
 
     def __init__(self, limits: PoolLimits = PoolLimits(), monotonic: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
@@ -47,6 +49,7 @@ class ConnectionPool:
         self._lock = threading.Lock()
         self._idle: OrderedDict[int, _Idle] = OrderedDict()
         """By the identity of the connection, the longest idle first."""
+        self._is_tended = False
 
     def take(self, place: HostAddress) -> SmtpConnection | None:
         """An idle connection that seems alive, the one used last; None when there is none."""
@@ -71,6 +74,7 @@ class ConnectionPool:
                 leaving += self._make_room(connection.place)
                 self._idle[id(connection)] = _Idle(connection, self._monotonic())
             leaving += self._remove_expired()
+            self._have_tended()
         _quit_all(leaving)
 
     def make_way(self, place: HostAddress, room: int | None) -> None:
@@ -85,7 +89,7 @@ class ConnectionPool:
         _quit_all(leaving)
 
     def expire(self) -> None:
-        """Close what has been idle for too long; to be called now and then where mail may stop coming."""
+        """Close what has been idle for too long."""
         with self._lock:
             expired = self._remove_expired()
         _quit_all(expired)
@@ -101,6 +105,20 @@ class ConnectionPool:
     def idle(self) -> int:
         """How many are kept now."""
         return len(self._idle)
+
+    def _have_tended(self) -> None:
+        if self._idle and not self._is_tended:
+            with suppress(RuntimeError):  # the system has no room for another thread: the next mail will see to it
+                threading.Thread(target=self._tend, name="idle-connections", daemon=True).start()
+                self._is_tended = True
+
+    def _tend(self) -> None:
+        is_needed = True
+        while is_needed:
+            time.sleep(self._limits.idle_s)
+            self.expire()
+            with self._lock:
+                is_needed = self._is_tended = bool(self._idle)
 
     def _remove_expired(self) -> list[SmtpConnection]:
         limit = self._monotonic() - self._limits.idle_s

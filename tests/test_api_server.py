@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
 import threading
 import time
@@ -135,6 +137,25 @@ def test_clients_who_send_nothing_or_half_a_request_hold_no_threads(web: WebProc
         with client:
             client.settimeout(HEAD_S)
             assert client.recv(1) == b"", "told no more of it"
+
+
+@without_postgres
+def test_more_connections_than_files_cut_nobody_off(web: WebProcess) -> None:
+    (serving,) = Path(f"/proc/{web.process.pid}/task/{web.process.pid}/children").read_text().split()
+    assert requests.get(f"{web.url}/openapi.json", timeout=20).status_code == 200
+    highest = max(int(name) for name in os.listdir(f"/proc/{serving}/fd"))
+    limit = resource.prlimit(int(serving), resource.RLIMIT_NOFILE)
+    resource.prlimit(int(serving), resource.RLIMIT_NOFILE, (highest + 8, limit[1]))
+    clients = [socket.create_connection(("127.0.0.1", web.port)) for _ in range(30)]
+    deadline = time.monotonic() + 20
+    while "no room for more connections" not in web.log.read_text():
+        assert time.monotonic() < deadline, web.log.read_text()
+        time.sleep(0.02)
+    for client in clients:
+        client.close()
+    resource.prlimit(int(serving), resource.RLIMIT_NOFILE, limit)
+    assert requests.get(f"{web.url}/openapi.json", timeout=20).status_code == 200
+    assert Path(f"/proc/{web.process.pid}/task/{web.process.pid}/children").read_text().split() == [serving]
 
 
 @without_postgres

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import pytest
 
 from core.delivery import HTTP_POLICY
+from core.services import recording
 from core.services.accounts import NewAccount
 from core.services.recording import record
 from core.store.db import Database, Row
@@ -16,6 +20,7 @@ from tests.deliveries import Deliveries, finished
 
 TARGET = "https://one.example/in"
 OTHER = "https://two.example/in"
+PATIENCE_S = 20.0
 
 
 @pytest.fixture
@@ -59,3 +64,42 @@ def test_the_breaker_of_a_host_behind_the_window_counts(mail: Deliveries) -> Non
     mail.set_health(OTHER, failures=9, open_until_ms=NOW_MS + 60_000)
     (third,) = mail.accept("https://three.example/in")
     assert [one.delivery_id for one in mail.claim().deliveries] == [third]
+
+
+@pytest.mark.parametrize(
+    ("before", "statuses", "possible"),
+    [
+        (0, (503, 503), [[(2,)]]),
+        (4, (503, 503), [[(6,)]]),
+        (4, (200, 503), [[(1,)], []]),
+        (4, (200, 200), [[]]),
+    ],
+)
+def test_what_two_workers_record_of_a_host_at_once_counts_from_both(
+    mail: Deliveries,
+    monkeypatch: pytest.MonkeyPatch,
+    before: int,
+    statuses: tuple[int, int],
+    possible: list[list[Row]],
+) -> None:
+    """Each has read what is known of the host before either writes."""
+    mail.accept(TARGET, 2)
+    if before:
+        mail.set_health(TARGET, failures=before)
+    taken = mail.claim().deliveries
+    both = Barrier(2)
+    real = recording.read_health
+
+    def read_health(*parameters: Any) -> Any:
+        known = real(*parameters)
+        with suppress(BrokenBarrierError):  # on SQLite the other has to wait for the commit
+            both.wait(5.0 if mail.database.is_postgres else 0.05)
+        return known
+
+    monkeypatch.setattr(recording, "read_health", read_health)
+    with ThreadPoolExecutor(2) as workers:
+        for done in [workers.submit(mail.record, *pair) for pair in zip(taken, statuses, strict=True)]:
+            done.result(PATIENCE_S)
+        for _ in range(2):
+            workers.submit(mail.database.close)
+    assert mail.execute("SELECT failures FROM target_health") in possible

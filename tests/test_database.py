@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
+import subprocess
+import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +23,48 @@ from tests.conftest import NOW_MS
 from tests.programs import missing
 
 INSERT = "INSERT INTO account (id, name, created_ms) VALUES (?, ?, ?)"
+
+ROOT, NOBODY = 0, 65_534
+_READ_ONLY_FOR_A_WHILE = """
+import os, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from core.errors import StorageUnavailable
+from core.store.db import Database
+
+folder, user = Path(sys.argv[1]), int(sys.argv[2])
+if user != os.geteuid():
+    os.setuid(user)
+url = f"sqlite:///{folder}/x.sqlite3"
+if os.fork() == 0:  # leaves its `-wal` and `-shm` behind, as a power cut does
+    first = Database(url)
+    with first.transaction():
+        first.execute("CREATE TABLE thing (name TEXT)")
+    os._exit(0)
+os.wait()
+files = list(folder.iterdir())
+database = Database(url)
+
+def outcome(statement):
+    try:
+        with database.transaction():
+            database.execute(statement)
+    except StorageUnavailable as error:
+        return repr(error.__cause__)
+    return "done"
+
+def set_modes(mode):
+    for file in files:
+        file.chmod(mode)
+
+WRITE, READ = "INSERT INTO thing VALUES ('a')", "SELECT 1 FROM thing"
+set_modes(0o400)
+with ThreadPoolExecutor(1) as idle:
+    idle.submit(outcome, READ).result()  # and keeps its connection, if it has got one
+    print(len(files), outcome(WRITE))
+    set_modes(0o600)
+    print(outcome(WRITE))
+"""
 
 
 def names(database: Database) -> list[str]:
@@ -171,6 +218,24 @@ def test_a_full_disk_is_an_outage_that_says_so(tmp_path: Path) -> None:
     with database.transaction():
         database.execute("INSERT INTO thing (body) VALUES (?)", (b"little",))
     database.close()
+
+
+def test_files_that_were_read_only_for_a_while_are_written_to_again() -> None:
+    """By a process that began then: SQLite would give it connections for reading, and no others while one is open."""
+    is_root = os.geteuid() == ROOT  # whom modes do not stop
+    folder = Path(tempfile.mkdtemp(prefix="pillarbox-read-only-"))
+    try:
+        if is_root:
+            shutil.chown(folder, NOBODY)
+        user = str(NOBODY if is_root else os.geteuid())
+        command = [sys.executable, "-c", _READ_ONLY_FOR_A_WHILE, str(folder), user]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    finally:
+        shutil.rmtree(folder)
+    during, after = told.stdout.splitlines() or [told.stderr, ""]
+    assert after == "done", during
+    assert during.startswith("3 ")
+    assert "may not be written to now" in during
 
 
 def test_a_server_that_is_not_there_is_an_outage(tmp_path: Path) -> None:

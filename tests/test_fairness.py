@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from core.clock import SECOND_MS
@@ -10,14 +12,17 @@ from core.fairness import (
     BREAKER_FAILURES,
     BREAKER_FIRST_PAUSE_MS,
     BREAKER_LONGEST_PAUSE_MS,
+    CROWDED_FOR_MS,
     FAILING_CONCURRENCY,
     HEALTHY,
     NEWCOMER_CONCURRENCY,
+    NO_CROWDS,
     SLOW_CONCURRENCY,
     SLOW_MS,
     SUSPECT_POOL_SHARE,
     Candidate,
     ClaimPlan,
+    Crowds,
     HostHealth,
     HostLoad,
     MachineOf,
@@ -41,6 +46,7 @@ def plan(
     proven: tuple[str, ...] = (GOOD, BAD),
     host_concurrency: int = 32,
     machine_of: MachineOf = unknown_machine,
+    crowds: Mapping[str, int] = NO_CROWDS,
 ) -> ClaimPlan:
     return ClaimPlan(
         free_places=free,
@@ -51,6 +57,7 @@ def plan(
         proven_hosts=proven,
         now_ms=NOW_MS,
         machine_of=machine_of,
+        crowds=crowds,
     )
 
 
@@ -217,3 +224,22 @@ def test_a_machine_that_dawdles_is_suspect_under_all_its_names() -> None:
     taken = plan(pool=16, load=load, proven=(SHARED,), machine_of=behind_one_machine)
     taken.offer(crowd(100))
     assert len(taken.chosen) == 16 * SUSPECT_POOL_SHARE - 1
+
+
+def test_where_mail_was_turned_away_no_more_is_started_than_had_found_a_place_for_a_while() -> None:
+    crowds = Crowds()
+    crowds.note(SHARED, 6, NOW_MS)
+    load = {"mailto://d0.test": HostLoad(5, 10, here=5)}
+    for now_ms, room in ((NOW_MS + CROWDED_FOR_MS - 1, 1), (NOW_MS + CROWDED_FOR_MS, NEWCOMER_CONCURRENCY)):
+        known = crowds.limits(now_ms)
+        taken = plan(load=load, proven=(SHARED,), host_concurrency=10, machine_of=behind_one_machine, crowds=known)
+        assert taken.allowance("mailto://d1.test") == room
+        assert taken.allowance("mailto://other.test") == NEWCOMER_CONCURRENCY
+
+
+def test_one_asks_whether_there_is_a_place_again() -> None:
+    crowds = Crowds()
+    crowds.note(SHARED, 0, NOW_MS)
+    taken = plan(proven=(SHARED,), machine_of=behind_one_machine, crowds=crowds.limits(NOW_MS))
+    taken.offer(crowd(10))
+    assert len(taken.chosen) == 1

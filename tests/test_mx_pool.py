@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,18 @@ def test_idle_connections_end(peer: Peer) -> None:
         edge.send()
         assert peer.connections == 2
     assert peer.verbs().count("QUIT") == 2
+
+
+def test_when_no_more_mail_comes_leave_is_taken_all_the_same(peer: Peer) -> None:
+    pool = ConnectionPool(PoolLimits(idle_s=0.05))
+    with edge_to(peer.port, pool=pool) as edge:
+        for _ in range(2):  # the second time with a thread that has ended
+            assert edge.send().outcome.verdict is Verdict.ACCEPTED
+            deadline = time.monotonic() + 10
+            while pool.idle or peer.verbs()[-1] != "QUIT" or pool._is_tended:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+    assert peer.verbs() == ["EHLO", "MAIL", "RCPT", "DATA", "QUIT"] * 2
 
 
 def test_a_connection_serves_so_many_mails(peer: Peer) -> None:

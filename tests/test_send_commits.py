@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from core.errors import NotFound
+from core.errors import NotFound, StorageUnavailable
 from core.ids import new_time_ordered_id
 from core.sending.send_settings import SendSettings
 from core.services import send_commits
@@ -21,6 +21,8 @@ from core.store.db import Database
 from tests.conftest import NOW_MS
 
 THREADS = 16
+MORE_THAN_THERE_IS = 1 << 47
+"""Bytes of address space, for the stack of a thread."""
 
 
 def send_of(account_id: str, number: int, key: str | None = None) -> NewSend:
@@ -111,6 +113,20 @@ def test_a_thread_that_has_nothing_to_do_ends_and_another_takes_its_place(
                 thread.join(10)
                 assert not thread.is_alive()
     assert len(stored_ids(database)) == 30
+
+
+def test_what_no_thread_could_be_started_for_is_not_stored_later(
+    database: Database, account: NewAccount, commits: SendCommits
+) -> None:
+    refused, taken = (send_of(account.account_id, number) for number in range(2))
+    usual = threading.stack_size(MORE_THAN_THERE_IS)
+    try:
+        with pytest.raises(StorageUnavailable):
+            commits.store(refused)
+    finally:
+        threading.stack_size(usual)
+    commits.store(taken)
+    assert stored_ids(database) == {taken.message_id}
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from core.clock import system_clock
-from core.delivery import DeliveryKind
+from core.delivery import DeliveryKind, Verdict
+from core.sending.priority import Priority
 from core.sending.sending_domains import KeyAlgorithm
 from core.services.accounts import NewAccount
-from core.services.send_claims import ClaimedSend, load_sends
+from core.services.send_claims import ClaimedSend, FinishedSend, load_sends
 from core.services.send_outcomes import SendFollow
 from core.store.db import Database
 from outbound.host_slots import HostSlots
@@ -58,12 +59,22 @@ def sends(database: Database, account: NewAccount, tmp_path: Path) -> Sends:
 
 
 def engine_for(
-    sends: Sends, way: MxTransport, kind: DeliveryKind = DeliveryKind.SEND, threads: int = 32
+    sends: Sends,
+    way: MxTransport,
+    kind: DeliveryKind = DeliveryKind.SEND,
+    threads: int = 32,
+    seen: list[FinishedSend] | None = None,
 ) -> Engine[ClaimedSend]:
-    """An engine as `workers.sending` makes it."""
-    line = Line(
-        sends.attempt_with(way), SEND_POLICIES[kind], load_sends, SendFollow(3), machine_of=way.machines.machine_of
-    )
+    """An engine as `workers.sending` makes it; `seen` is given what its attempts give."""
+    real = sends.attempt_with(way)
+
+    def attempt(claimed: ClaimedSend) -> FinishedSend:
+        finished = real(claimed)
+        if seen is not None:
+            seen.append(finished)
+        return finished
+
+    line = Line(attempt, SEND_POLICIES[kind], load_sends, SendFollow(3), machine_of=way.machines.machine_of)
     return Engine(sends.database, line, EngineLimits(kind, threads, PLACES, 300_000), system_clock)
 
 
@@ -145,3 +156,29 @@ def test_a_crowded_host_holds_up_no_other_and_its_own_mail_is_tried_once(sends: 
     told = sends.execute("SELECT delivery_id, kind, count(*) FROM event WHERE kind <> 'registration' GROUP BY 1, 2")
     assert sorted(told) == sorted((one, kind, 1) for one in slow + fast for kind in ("dispatch", "delivery"))
     assert sends.execute("SELECT count(*) FROM attempt") == [(SLOW_DOMAINS + FAST_DOMAINS,)]
+
+
+def test_mail_of_another_kind_does_not_ask_a_busy_host_again_and_again(sends: Sends) -> None:
+    """Each time it would be read and signed, for nothing."""
+    script = Gate()
+    digest: list[FinishedSend] = []
+    for number in range(SLOW_DOMAINS):
+        sends.store(f"user@slow{number}.test")
+    with two_hosts(script) as (edge, crowded, _):
+        way = sends.transport(edge, slots=HostSlots(PLACES))
+        standard = engine_for(sends, way)
+        late = engine_for(sends, way, DeliveryKind.SEND_DIGEST, threads=8, seen=digest)
+        with running(standard, late):
+            domains = [f"slow{number}.test" for number in range(SLOW_DOMAINS)]
+            wait_for(lambda: all(way.machines.machine_of(f"mailto://{domain}") for domain in domains))
+            for domain in domains:
+                sends.store(f"digest@{domain}", priority=Priority.DIGEST)
+            sends.execute("UPDATE delivery SET due_ms = 1 WHERE kind = 'send_digest' AND lease_token IS NULL")
+            wait_for(lambda: bool(digest))
+            time.sleep(1.5)  # a hundred and more in vain
+            assert {one.outcome.verdict for one in digest} == {Verdict.BUSY}
+            assert len(digest) <= 4 * PLACES
+            script.opened.set()
+            wait_for(lambda: set(sends.states("state")) == {("delivered",)})
+    assert set(arrived(crowded).values()) == {1}
+    assert set(sends.states("attempts, cycle_attempts")) == {(1, 1)}

@@ -13,7 +13,7 @@ import pytest
 
 from core.clock import system_clock
 from core.config import Settings
-from core.delivery import Verdict
+from core.delivery import MAIL_KINDS, Verdict
 from core.fairness import HEALTHY, mail_health_after
 from core.sending.send_settings import SendSettings
 from core.sending.sending_domains import KeyAlgorithm
@@ -32,6 +32,7 @@ from tests.dkim_judges import signer
 from tests.mx_support import DOMAIN, HOST, LONG, MAIL, SECOND_HOST, Edge, edge_to
 from tests.scripted_smtp import Answer, Peer, Script, running_peer
 from tests.send_support import Sends
+from workers.transports import open_transports
 
 THREADS = 32
 MACHINE = ("192.0.2.1", 25)
@@ -221,6 +222,15 @@ def test_with_a_relay_all_mail_goes_to_one_machine(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, smart_host="127.0.0.1:25", domain="us.test")
     way = mx_transport_for(settings, system_clock, ConnectionPool())
     assert way.machines.machine_of("mailto://a.test") == way.machines.machine_of("mailto://b.test") is not None
+
+
+def test_all_mail_of_a_worker_is_counted_by_machine(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, smart_host="127.0.0.1:25", domain="us.test", connections_per_host=7)
+    made = open_transports(settings, Database(f"sqlite:///{tmp_path / 'test.sqlite3'}"), system_clock)
+    machine_of = {kind: one.line.machine_of("mailto://a.test") for kind, one in made.items()}
+    assert {kind for kind, machine in machine_of.items() if machine is not None} == set(MAIL_KINDS)
+    assert len({machine_of[kind] for kind in MAIL_KINDS}) == 1
+    assert {made[kind].host_concurrency for kind in MAIL_KINDS} == {2 * 7}
 
 
 def test_a_crowd_that_comes_and_gives_up_leaves_no_place_behind() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import selectors
 import socket
 import time
@@ -28,6 +29,11 @@ MAX_REQUEST_LINE_BYTES = 8190  # as long as gunicorn allows: a search of 1,000 c
 BACKLOG = 512
 
 
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What `accept` says when process or system have no file descriptor or memory left: it passes, requests go on."""
+NO_ROOM_PAUSE_S = 0.05
+QUIET_S = 10.0
+"""Between two warnings of that."""
 HEAD_S = 10.0
 """How long the head of a request may take from its first byte on."""
 
@@ -42,6 +48,7 @@ class Worker(ThreadWorker):
         super().__init__(*args, **kwargs)
         self._heads: dict[TConn, float] = {}
         """Connections whose head is being read, and until when."""
+        self._quiet_until = 0.0
 
     def accept(self, listener: socket.socket) -> None:
         """Let the poller wait for the first byte, not a thread."""
@@ -49,12 +56,24 @@ class Worker(ThreadWorker):
             client, address = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):  # it has gone again
             return
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            self._tell_no_room(error)
+            time.sleep(NO_ROOM_PAUSE_S)  # else the loop asks again at once, while others would make room
+            return
         self.nr_conns += 1
         conn = TConn(self.cfg, client, address, listener.getsockname())
         conn.set_timeout()
         self.pending_conns.append(conn)
         poller: Any = self.poller
         poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def _tell_no_room(self, error: OSError) -> None:
+        now = time.monotonic()
+        if now > self._quiet_until:
+            self.log.warning("no room for more connections; they wait: %s", error.strerror)
+            self._quiet_until = now + QUIET_S
 
     def handle(self, conn: TConn) -> Any:
         """A request; in a thread."""

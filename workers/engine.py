@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ import structlog
 from core.clock import Clock
 from core.delivery import DeliveryKind, Policy, Verdict, our_fault
 from core.errors import StorageUnavailable
-from core.fairness import MachineOf, unknown_machine
+from core.fairness import Crowds, MachineOf, unknown_machine
 from core.ids import new_worker_id
 from core.services.claims import Claim, ClaimRequest, claim, give_back, has_due, lease_token
 from core.services.leases import FinishedAttempt, Follow, Leased, Loader
@@ -32,6 +32,9 @@ BATCH_PAUSE_S = 0.005
 """Under load the clerk waits this long between transactions, so that each carries many deliveries."""
 STORAGE_PAUSE_S = 0.5
 """How long the clerk waits for a database that fails before it tries again."""
+LOOK_PAUSE_S = 0.1
+"""After a look behind the window that found nothing, before the next that nobody has rung for: it costs several times
+what a claim does, and a relay, or a large mail host, is behind all that is due for hours. (It was half the work.)"""
 PROVEN_HOSTS = 10_000
 
 Ring = Callable[[DeliveryKind], None]
@@ -85,6 +88,9 @@ class Engine(Generic[Leased]):
         self._is_idle = False
         self._finished: deque[FinishedAttempt] = deque()
         self._in_flight = 0
+        self._hosts_in_flight: Counter[str] = Counter()
+        """The clerk's own."""
+        self._crowds = Crowds()
         self._claims = 0
         self._is_in_outage = False
         self._lost_token = ""
@@ -93,6 +99,7 @@ class Engine(Generic[Leased]):
         self._wishes = 0
         self._is_blocked = False
         self._looked_to = ""
+        self._look_again = 0.0
         self._is_stopping = False
         self.has_failed = False
         self._proven_hosts: OrderedDict[str, None] = OrderedDict()
@@ -209,6 +216,7 @@ class Engine(Generic[Leased]):
         except Exception:
             log.exception("a batch could not be recorded; recording one by one", attempts=len(finished))
             self._record_one_by_one(finished, now_ms)
+        self._note_crowds(finished, now_ms)
         self._forget(finished)
         self._ring_for_what_follows(now_ms)
         return True
@@ -228,10 +236,12 @@ class Engine(Generic[Leased]):
         if self._is_stopping or free <= 0 or not has_reason:
             return None
         self._give_back_what_was_lost(now_ms)
-        request = self._claim_request(free)
+        request = self._claim_request(free, now_ms)
         self._lost_token = request.lease_token
         claimed = claim(self._database, request, self._line.load, now_ms)
         self._lost_token = ""
+        if claimed.looked_in_vain:
+            self._look_again = time.monotonic() + LOOK_PAUSE_S
         return claimed
 
     def _give_back_what_was_lost(self, now_ms: int) -> None:
@@ -267,7 +277,7 @@ class Engine(Generic[Leased]):
     def _write_down(self, finished: list[FinishedAttempt], now_ms: int) -> None:
         record(self._database, finished, self._line.policy, now_ms, self._line.follow)
 
-    def _claim_request(self, free: int) -> ClaimRequest:
+    def _claim_request(self, free: int, now_ms: int) -> ClaimRequest:
         self._claims += 1
         return ClaimRequest(
             kind=self._limits.kind,
@@ -278,10 +288,26 @@ class Engine(Generic[Leased]):
             proven_hosts=self._proven_hosts.keys(),
             attempt_limit_ms=self._limits.attempt_limit_ms,
             machine_of=self._line.machine_of,
+            crowds=self._crowds.limits(now_ms),
             look_behind=self._looked_to,
+            looks_behind=self._is_wanted or time.monotonic() >= self._look_again,
         )
 
+    def _note_crowds(self, finished: list[FinishedAttempt], now_ms: int) -> None:
+        """Where some have found no connection free, and how many have found one."""
+        busy = Counter(
+            self._line.machine_of(entry.delivery.target_host)
+            for entry in finished
+            if entry.outcome.verdict is Verdict.BUSY
+        )
+        for machine, turned_away in busy.items():
+            if machine is not None:
+                hosts = (host for host in self._hosts_in_flight if self._line.machine_of(host) == machine)
+                here = sum(self._hosts_in_flight[host] for host in hosts)
+                self._crowds.note(machine, here - turned_away, now_ms)
+
     def _forget(self, finished: list[FinishedAttempt]) -> None:
+        self._hosts_in_flight -= Counter(entry.delivery.target_host for entry in finished)
         for entry in finished:
             if entry.outcome.verdict is Verdict.ACCEPTED:
                 host = entry.delivery.target_host
@@ -293,6 +319,7 @@ class Engine(Generic[Leased]):
             self._in_flight -= len(finished)
 
     def _account(self, claimed: Claim[Leased], wishes: int) -> None:
+        self._hosts_in_flight.update(delivery.target_host for delivery in claimed.deliveries)
         with self._settled:
             self._in_flight += len(claimed.deliveries)
             self._is_blocked = claimed.is_blocked

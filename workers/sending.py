@@ -29,7 +29,7 @@ from outbound.mx import MxTransport
 from outbound.policy import SEND_POLICIES
 from outbound.timing import Timeouts
 from workers.engine import Line
-from workers.transport import Transport
+from workers.transport import Transport, mails_at_once
 
 URGENCIES = {
     DeliveryKind.SEND_PRIORITY: Urgency.PRIORITY,
@@ -173,7 +173,7 @@ def send_transports(
             Line(attempt, SEND_POLICIES[kind], load_sends, follow, (DeliveryKind.EVENTS,), mail.machines.machine_of),
             send_threads(settings.send_threads)[kind],
             limit_ms,
-            host_concurrency=min(settings.host_concurrency, settings.connections_per_host),
+            host_concurrency=mails_at_once(settings),
         )
         for kind in SEND_KINDS
     }

@@ -29,7 +29,7 @@ from workers.event_posts import event_transports
 from workers.mailing import BounceAttempt, Mailing, open_transport
 from workers.returned import returned_transports
 from workers.sending import send_transports
-from workers.transport import Transport
+from workers.transport import Transport, mails_at_once
 
 FORWARD_THREADS = 16
 """Mails on their way to mailboxes at once in each worker."""
@@ -50,13 +50,13 @@ def open_transports(settings: Settings, database: Database, clock: Clock) -> dic
     mailing_ms = int(Timeouts().total_s * SECOND_MS)
     preparing_ms = int(preparing_s * SECOND_MS)
     at_machines = mail.machines.machine_of
-    connections = min(settings.host_concurrency, settings.connections_per_host)
+    mails = mails_at_once(settings)
     return {
         DeliveryKind.INBOUND: Transport(
             _line(attempt, HTTP_POLICY), settings.worker_threads, posting_ms + preparing_ms
         ),
         DeliveryKind.FORWARD: Transport(
-            _line(attempt, SMTP_POLICY, at_machines), FORWARD_THREADS, mailing_ms + preparing_ms, connections
+            _line(attempt, SMTP_POLICY, at_machines), FORWARD_THREADS, mailing_ms + preparing_ms, mails
         ),
         DeliveryKind.ERROR_CALLBACK: Transport(
             _line(ErrorCallbackAttempt(forwarder, clock), HTTP_POLICY), NOTICE_THREADS, posting_ms
@@ -65,7 +65,7 @@ def open_transports(settings: Settings, database: Database, clock: Clock) -> dic
             _line(BounceAttempt(mail, blobs, settings.mx_hostname, clock), SMTP_POLICY, at_machines),
             NOTICE_THREADS,
             mailing_ms,
-            connections,
+            mails,
         ),
         **send_transports(settings, database, blobs, mail, clock),
         **returned_transports(settings, database, blobs, mail, clock),

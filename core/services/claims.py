@@ -6,7 +6,7 @@ just a delivery that comes due again when its lease runs out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic
@@ -14,6 +14,7 @@ from typing import Generic
 from core.clock import SECOND_MS
 from core.delivery import MAIL_KINDS, DeliveryKind
 from core.fairness import (
+    NO_CROWDS,
     SLOW_MAIL_MS,
     SLOW_MS,
     Candidate,
@@ -63,7 +64,7 @@ WITH free AS MATERIALIZED (
 UPDATE delivery SET lease_token = ?, due_ms = ?, attempts = attempts + 1, cycle_attempts = cycle_attempts + 1
 FROM free WHERE delivery.id = free.id RETURNING delivery.id"""
 _RELEASE = """
-UPDATE delivery SET lease_token = NULL, due_ms = ?
+UPDATE delivery SET lease_token = NULL, due_ms = ?, attempts = attempts - ?, cycle_attempts = cycle_attempts - ?
 WHERE id IN (SELECT id FROM delivery WHERE kind = ? AND state = 'pending' AND lease_token IS NOT NULL
              AND lease_token LIKE ? ORDER BY id {locking}) RETURNING id"""
 
@@ -82,8 +83,12 @@ class ClaimRequest:
     lease_token: str = field(default_factory=new_time_ordered_id)
     """Never used before; of a worker it is a `lease_token`, so that `release` finds it."""
     machine_of: MachineOf = unknown_machine
+    crowds: Mapping[str, int] = field(default_factory=lambda: NO_CROWDS)
+    """`core.fairness.Crowds.limits` of this worker."""
     look_behind: str = ""
     """The host behind which the look behind the window begins: `Claim.looked_to` of the claim before."""
+    looks_behind: bool = True
+    """Whether to look there at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,8 @@ class Claim(Generic[Leased]):
     """Whether something due waits for its host: to be asked for again when an attempt has finished."""
     looked_to: str
     """The last host that was looked at behind the window."""
+    looked_in_vain: bool
+    """Whether a look there found nothing that may start now."""
 
 
 def claim(database: Database, request: ClaimRequest, load: Loader[Leased], now_ms: int) -> Claim[Leased]:
@@ -106,26 +113,39 @@ def claim(database: Database, request: ClaimRequest, load: Loader[Leased], now_m
     keeping writers waiting. A plan that is out of date leases less, never twice.
     """
     with database.reading():
-        plan, is_blocked, looked_to = _plan(database, request, now_ms)
+        planned = _plan(database, request, now_ms)
+        plan = planned.plan
         leased = _lease(database, request, plan.chosen, now_ms)
         return Claim(
             load(database, leased, request.lease_token, now_ms) if leased else [],
             is_partial=plan.is_full or len(leased) < len(plan.chosen),
-            is_blocked=is_blocked,
-            looked_to=looked_to,
+            is_blocked=planned.is_blocked,
+            looked_to=planned.looked_to,
+            looked_in_vain=planned.looked_in_vain,
         )
 
 
-def _plan(database: Database, request: ClaimRequest, now_ms: int) -> tuple[ClaimPlan, bool, str]:
-    """What to lease, whether something due has to wait for its host, and how far was looked behind the window."""
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """What to lease, and of the rest what `Claim` tells."""
+
+    plan: ClaimPlan
+    is_blocked: bool
+    looked_to: str
+    looked_in_vain: bool
+
+
+def _plan(database: Database, request: ClaimRequest, now_ms: int) -> _Planned:
     window = request.free_places + WINDOW_MARGIN
     due = _candidates(database.execute(_DUE, (request.kind, now_ms, window)))
     plan = _new_plan(database, request, {candidate.target_host for candidate in due}, now_ms)
     plan.offer(due)
-    looked_to = request.look_behind
-    if not plan.is_full and len(due) == window:
+    looked_to, found_before = request.look_behind, len(plan.chosen)
+    looks = request.looks_behind and not plan.is_full and len(due) == window
+    if looks:
         looked_to = _look_behind_the_window(database, request, plan, now_ms)
-    return plan, len(due) > len(plan.chosen), looked_to
+    in_vain = looks and len(plan.chosen) == found_before
+    return _Planned(plan, len(due) > len(plan.chosen), looked_to, in_vain)
 
 
 def lease_token(worker_id: str, number: int) -> str:
@@ -136,17 +156,20 @@ def lease_token(worker_id: str, number: int) -> str:
 
 def release(database: Database, kind: DeliveryKind, worker_id: str, now_ms: int) -> int:
     """Make due what a worker holds that has certainly ended; returns how many. Inside a transaction."""
-    return _release(database, kind, f"{worker_id}-%", now_ms)  # ids are hex digits: nothing to escape
+    return _release(database, kind, f"{worker_id}-%", now_ms, unmade=0)  # ids are hex digits: nothing to escape
 
 
 def give_back(database: Database, kind: DeliveryKind, token: str, now_ms: int) -> int:
-    """Make due what a single claim leased and nobody works on; returns how many. Inside a transaction."""
-    return _release(database, kind, token, now_ms)
+    """Make due what a single claim leased and nobody works on; returns how many. Inside a transaction.
+
+    No attempt was made: else an outage would use up the schedules of all that is claimed while it lasts.
+    """
+    return _release(database, kind, token, now_ms, unmade=1)
 
 
-def _release(database: Database, kind: DeliveryKind, pattern: str, now_ms: int) -> int:
+def _release(database: Database, kind: DeliveryKind, pattern: str, now_ms: int, unmade: int) -> int:
     locking = "FOR UPDATE" if database.is_postgres else ""
-    return len(database.execute(_RELEASE.format(locking=locking), (now_ms, kind, pattern)))
+    return len(database.execute(_RELEASE.format(locking=locking), (now_ms, unmade, unmade, kind, pattern)))
 
 
 def has_due(database: Database, kind: DeliveryKind, now_ms: int) -> bool:
@@ -167,6 +190,7 @@ def _new_plan(database: Database, request: ClaimRequest, hosts: Collection[str],
         now_ms=now_ms,
         slow_ms=SLOW_MAIL_MS if request.kind in MAIL_KINDS else SLOW_MS,
         machine_of=request.machine_of,
+        crowds=request.crowds,
     )
 
 

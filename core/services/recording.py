@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from random import random
 
 from core.delivery import MAIL_KINDS, SEND_KINDS, UNMADE, Decision, DeliveryState, Policy, Verdict, decide
@@ -30,6 +30,10 @@ _SAVE_HEALTH = """
 INSERT INTO target_health (target_host, failures, open_until_ms, is_slow) VALUES (?, ?, ?, ?)
 ON CONFLICT (target_host) DO UPDATE SET failures = excluded.failures, open_until_ms = excluded.open_until_ms,
                                         is_slow = excluded.is_slow"""
+_LOCK_HEALTH = """
+INSERT INTO target_health AS known (target_host, failures, open_until_ms, is_slow) VALUES {rows}
+ON CONFLICT (target_host) DO UPDATE SET failures = known.failures
+RETURNING target_host, failures, open_until_ms, is_slow"""
 _FORGET_HEALTH = "DELETE FROM target_health WHERE target_host = ?"
 
 
@@ -91,12 +95,22 @@ def _record_health(database: Database, finished: Sequence[FinishedAttempt], now_
     before = read_health(database, {entry.delivery.target_host for entry in finished})
     after = _health_after_all(before, finished, now_ms)
     # In the order of the hosts: two that record at once must not wait for each other.
-    after = dict(sorted(after.items()))
-    for host, health in after.items():  # those that are changed, few at a time
-        if health == HEALTHY and host in before:
+    changed = sorted(host for host, health in after.items() if health != before.get(host, HEALTHY))
+    if changed and database.is_postgres:  # on SQLite nobody else writes now
+        after = _health_after_all(_lock_health(database, changed), finished, now_ms)
+    for host in changed:  # few at a time
+        health = after[host]
+        if health == HEALTHY:
             database.execute(_FORGET_HEALTH, (host,))
-        elif health not in (HEALTHY, before.get(host, HEALTHY)):
+        else:
             database.execute(_SAVE_HEALTH, (host, health.failures, health.open_until_ms, health.is_slow))
+
+
+def _lock_health(database: Database, hosts: Collection[str]) -> dict[str, HostHealth]:
+    """Their health now, which nobody else changes until the transaction ends: of failures that two workers record at
+    once, each counts. A host that is healthy gets a row, so that there is something to lock."""
+    rows = database.execute_values(_LOCK_HEALTH, [(host, 0, 0, False) for host in hosts])
+    return {host: HostHealth(failures, open_until_ms, is_slow) for host, failures, open_until_ms, is_slow in rows}
 
 
 def _health_after_all(

@@ -68,10 +68,13 @@ class SendCommits:
         """To the thread that commits. It is there only while there is something to do: a process that forks must not
         have begun, and one that has nothing more to send keeps no connection."""
         with self._lock:
-            self._waiting.put(waiting)
             if not self._is_running:
-                threading.Thread(target=self._run, name="send-commits", daemon=True).start()
+                try:
+                    threading.Thread(target=self._run, name="send-commits", daemon=True).start()
+                except RuntimeError as error:  # the system has no room for another
+                    raise StorageUnavailable("no thread can be started now") from error
                 self._is_running = True
+            self._waiting.put(waiting)  # not before: the thread of the next sender would store what we say is not
 
     def _run(self) -> None:
         while batch := self._next_batch():

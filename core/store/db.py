@@ -5,6 +5,7 @@ Connections belong to threads (peewee keeps one per thread). Statements are writ
 
 from __future__ import annotations
 
+import os
 import select
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -167,6 +168,8 @@ class Database:
         try:
             if self.is_postgres and self._was_hung_up():
                 self._drop_connection()
+            if not self.is_postgres and self._peewee.is_closed():
+                _require_writable(self._peewee.database)
             self._peewee.connect(reuse_if_open=True)
             yield
         except (peewee.IntegrityError, peewee.ProgrammingError, peewee.DataError):
@@ -251,6 +254,18 @@ def _open(url: str) -> peewee.Database:
             **POSTGRES_PROBES,
         )
     raise ConfigurationError(f"DATABASE_URL: scheme {scheme!r} is not known; use postgresql:// or sqlite:///")
+
+
+def _require_writable(path: str) -> None:
+    """That SQLite will not have to open a file for reading only, as while a disk is mounted so. Raises `sqlite3.Error`.
+
+    All connections of a process share one view of the `-shm` file: until the last of those had been closed, nothing in
+    the process could write, though the disk had long been well again.
+    """
+    for name in (path, f"{path}-shm"):
+        # Not opened to see: closing it would drop the locks that SQLite has on it (fcntl(2)).
+        if os.access(name, os.F_OK) and not os.access(name, os.W_OK):
+            raise sqlite3.OperationalError(f"{name} may not be written to now")
 
 
 def _open_sqlite(path: str) -> peewee.Database:

@@ -127,7 +127,7 @@ class MessageGate:
         self, mail: AcceptedMail, deliveries: list[NewDelivery], message: SpooledMessage
     ) -> tuple[AcceptedMail, list[_Finding]]:
         with self._budget.hold(mail.size * COPIES if message.path is not None else 0):
-            raw = message.raw if message.raw is not None else message.path.read_bytes()  # type: ignore[union-attr]
+            raw = message.read()
             read = lru_cache(maxsize=1)(lambda: parse_message(raw))
             envelope = _envelope(mail, tuple(recipient for recipient, _ in mail.recipients))
             verdicts = self._inspector.inspect(raw, read, envelope)

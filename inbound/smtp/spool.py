@@ -15,6 +15,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from core.errors import StorageUnavailable
 from core.store.blobs import INLINE_LIMIT
 from core.store.spool_place import SPOOL_PREFIX
 
@@ -43,6 +44,15 @@ class SpooledMessage:
     head: bytes
     size: int
     md5: str
+
+    def read(self) -> bytes:
+        """The whole message. Raises `StorageUnavailable`."""
+        if self.raw is not None:
+            return self.raw
+        try:
+            return self.path.read_bytes()  # type: ignore[union-attr] # one of the two is set
+        except OSError as error:
+            raise StorageUnavailable("a message cannot be read now") from error
 
     def discard(self) -> None:
         """Remove the file, if there is one."""

@@ -169,6 +169,6 @@ def _submission(session: Session, envelope: MailEnvelope, message: SpooledMessag
         ),
         mail_from=client.mail_from,
         recipients=tuple(envelope.rcpt_tos),
-        content=message.raw if message.raw is not None else message.path.read_bytes(),  # type: ignore[union-attr]
+        content=message.read(),
         sending_domain_id=credential.sending_domain_id,
     )
