@@ -11,6 +11,7 @@ import pytest
 from core.logs import configure_logging
 from core.services.accounts import NewAccount, create_account
 from core.store.db import Database
+from tests.authentication_zones import ZoneServer, running_zones
 from tests.postgres_server import running_postgres
 from tests.sending_world import SendingWorld, sending_world
 
@@ -75,6 +76,20 @@ def sending(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def account(database: Database) -> NewAccount:
     """An account with its keys in clear."""
     return create_account(database, "test", NOW_MS)
+
+
+@pytest.fixture(scope="module")
+def zone_server() -> Iterator[ZoneServer]:
+    """A DNS server of one test module; ask for `zones`."""
+    with running_zones() as running:
+        yield running
+
+
+@pytest.fixture
+def zones(zone_server: ZoneServer) -> ZoneServer:
+    """A DNS server with nothing in it."""
+    zone_server.clear()
+    return zone_server
 
 
 def _further_database(url: str, name: str) -> str:

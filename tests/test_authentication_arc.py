@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
@@ -31,7 +31,7 @@ from tests.authentication_support import (
     seal,
     sign,
 )
-from tests.authentication_zones import ZoneServer, running_zones
+from tests.authentication_zones import ZoneServer
 
 LIST = "list.example"
 LAST = "last.example"
@@ -39,21 +39,14 @@ SPF_PASSED = f"spf=pass smtp.mailfrom=alice@{SIGNER}"
 TRUSTING = Settings(trusted_sealers=f"other.example, {LAST}")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ZoneServer]:
-    with running_zones() as zones:
-        yield zones
-
-
 @pytest.fixture
-def zones(server: ZoneServer) -> ZoneServer:
-    server.clear()
-    publish(server)
-    publish_sealer(server, LIST)
-    publish_sealer(server, LAST)
-    server.add(f"_dmarc.{SIGNER}", "TXT", "v=DMARC1; p=reject")
-    server.add(SIGNER, "TXT", "v=spf1 -all")
-    return server
+def zones(zones: ZoneServer) -> ZoneServer:
+    publish(zones)
+    publish_sealer(zones, LIST)
+    publish_sealer(zones, LAST)
+    zones.add(f"_dmarc.{SIGNER}", "TXT", "v=DMARC1; p=reject")
+    zones.add(SIGNER, "TXT", "v=spf1 -all")
+    return zones
 
 
 @pytest.fixture(scope="module")

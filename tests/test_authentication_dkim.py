@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
@@ -20,24 +19,17 @@ from tests.authentication_support import (
     sign,
     verify,
 )
-from tests.authentication_zones import ZoneServer, running_zones
+from tests.authentication_zones import ZoneServer
 from tests.conftest import NOW_MS
 
 KEY_NAME = f"s1._domainkey.{SIGNER}"
 FORMS = [(header, body) for header in (b"simple", b"relaxed") for body in (b"simple", b"relaxed")]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ZoneServer]:
-    with running_zones() as zones:
-        yield zones
-
-
 @pytest.fixture
-def zones(server: ZoneServer) -> ZoneServer:
-    server.clear()
-    publish(server)
-    return server
+def zones(zones: ZoneServer) -> ZoneServer:
+    publish(zones)
+    return zones
 
 
 def only(zones: ZoneServer, message: bytes, now_ms: int = NOW_MS) -> DkimSignature:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from core.authentication.dmarc_record import organizational_domain, read_policy
@@ -11,21 +9,9 @@ from core.dns_lookup import LookupBudget
 from core.verdicts import AuthResult, DkimSignature, DkimVerdict, DmarcPolicy, DmarcVerdict, SpfVerdict
 from inbound.authentication.dmarc import Evidence, check_dmarc, sample_of
 from tests.authentication_support import lookup_at
-from tests.authentication_zones import ZoneServer, running_zones
+from tests.authentication_zones import ZoneServer
 
 AUTHOR = "mail.author.example"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ZoneServer]:
-    with running_zones() as zones:
-        yield zones
-
-
-@pytest.fixture
-def zones(server: ZoneServer) -> ZoneServer:
-    server.clear()
-    return server
 
 
 def judge(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,7 +22,7 @@ from core.verdicts import (
 )
 from inbound.authentication import Authenticator, ClientFacts, results_header
 from tests.authentication_support import CLIENT_IP, MAIL, SIGNER, authenticate, lookup_at, publish, sign
-from tests.authentication_zones import ZoneServer, running_zones
+from tests.authentication_zones import ZoneServer
 from tests.conftest import NOW_MS
 
 CLIENT = ClientFacts(CLIENT_IP, "mail.signer.example", f"alice@{SIGNER}")
@@ -34,19 +33,12 @@ RECEIVED = (
 )
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ZoneServer]:
-    with running_zones() as zones:
-        yield zones
-
-
 @pytest.fixture
-def zones(server: ZoneServer) -> ZoneServer:
-    server.clear()
-    publish(server)
-    server.add(SIGNER, "TXT", f"v=spf1 ip4:{CLIENT_IP} -all")
-    server.add(f"_dmarc.{SIGNER}", "TXT", "v=DMARC1; p=reject")
-    return server
+def zones(zones: ZoneServer) -> ZoneServer:
+    publish(zones)
+    zones.add(SIGNER, "TXT", f"v=spf1 ip4:{CLIENT_IP} -all")
+    zones.add(f"_dmarc.{SIGNER}", "TXT", "v=DMARC1; p=reject")
+    return zones
 
 
 def test_an_honest_message_passes_everything(zones: ZoneServer) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -16,21 +15,9 @@ from core.authentication.spf_record import read_record
 from core.dns_lookup import LookupBudget
 from core.verdicts import AuthResult, SpfVerdict
 from tests.authentication_support import CLIENT_IP, lookup_at
-from tests.authentication_zones import ZoneServer, running_zones
+from tests.authentication_zones import ZoneServer
 
 DOMAIN = "sender.example"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ZoneServer]:
-    with running_zones() as zones:
-        yield zones
-
-
-@pytest.fixture
-def zones(server: ZoneServer) -> ZoneServer:
-    server.clear()
-    return server
 
 
 def judge(

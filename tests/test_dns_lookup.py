@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -38,18 +37,6 @@ class Hands:
 
     def __call__(self) -> int:
         return self.now_ms
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ZoneServer]:
-    with running_zones() as zones:
-        yield zones
-
-
-@pytest.fixture
-def zones(server: ZoneServer) -> ZoneServer:
-    server.clear()
-    return server
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,25 +32,13 @@ from core.services.sending_domain_checks import CLAIM_MS, take_due
 from core.services.sending_domain_keys import FORGOTTEN_AFTER_MS, add_key
 from core.services.sending_domains import find_sender
 from core.store.db import Database
-from tests.authentication_zones import ZoneServer, running_zones
+from tests.authentication_zones import ZoneServer
 from tests.conftest import NOW_MS
 from tests.sending_domain_support import Customer, gateway_settings, publish_operator
 from workers.domain_checks import AT_ONCE, BATCH, DomainChecks
 
 EVERY_MS = 5 * MINUTE_MS
 """How often housekeeping comes round."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ZoneServer]:
-    with running_zones() as zones:
-        yield zones
-
-
-@pytest.fixture
-def zones(server: ZoneServer) -> ZoneServer:
-    server.clear()
-    return server
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -28,7 +27,7 @@ from core.sending.sending_domains import (
 )
 from core.verdicts import DmarcPolicy
 from tests.authentication_support import lookup_at
-from tests.authentication_zones import ZoneServer, running_zones
+from tests.authentication_zones import ZoneServer
 from tests.conftest import NOW_MS
 
 VERIFIED, MISSING, WRONG, UNKNOWN = CheckState
@@ -47,18 +46,11 @@ NAME = key_name("s1", DOMAIN)
 PARENT_NAME = key_name("s1", PARENT)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ZoneServer]:
-    with running_zones() as zones:
-        yield zones
-
-
 @pytest.fixture
-def zones(server: ZoneServer) -> ZoneServer:
-    server.clear()
+def zones(zones: ZoneServer) -> ZoneServer:
     for record in operator_records(HOSTS):
-        publish(server, record)
-    return server
+        publish(zones, record)
+    return zones
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from core.sending import domain_questions
 from core.services.accounts import NewAccount, create_account
 from core.store.db import Database
 from tests.api_support import Api
-from tests.authentication_zones import ZoneServer, running_zones
+from tests.authentication_zones import ZoneServer
 from tests.conftest import NOW_MS
 from tests.sending_domain_support import MX, RETURNS, TRACKING, gateway_settings, publish_operator, publish_shown
 from web.api import sending_domains
@@ -26,18 +25,6 @@ VENDORS = {
     *("dkim_verified", "return_path_verified", "spf_verified"),
 }
 VERDICTS = ("dkim_verified", "return_path_verified", "spf_verified", "dmarc_verified", "tracking_verified")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ZoneServer]:
-    with running_zones() as zones:
-        yield zones
-
-
-@pytest.fixture
-def zones(server: ZoneServer) -> ZoneServer:
-    server.clear()
-    return server
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -26,7 +25,7 @@ from core.services.sending_domain_records import SendingDomainRecord, get_domain
 from core.services.sending_domains import find_sender, load_senders
 from core.services.webhooks import WebhookDraft, create_webhook, get_webhook
 from core.store.db import Database
-from tests.authentication_zones import ZoneServer, running_zones
+from tests.authentication_zones import ZoneServer
 from tests.conftest import NOW_MS
 from tests.sending_domain_support import (
     Customer,
@@ -39,18 +38,6 @@ from tests.sending_domain_support import (
 RSA, ED25519 = KeyAlgorithm
 PENDING, ACTIVE, RETIRING, RETIRED = KeyState
 VERIFIED, MISSING, WRONG, UNKNOWN = CheckState
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ZoneServer]:
-    with running_zones() as zones:
-        yield zones
-
-
-@pytest.fixture
-def zones(server: ZoneServer) -> ZoneServer:
-    server.clear()
-    return server
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,7 @@ from core.services.sending_domains import find_sender, load_senders
 from core.store.db import Database
 from outbound.dkim import SigningKey, sign_with_all
 from tests.authentication_support import MAIL, verify
-from tests.authentication_zones import ZoneServer, running_zones
+from tests.authentication_zones import ZoneServer
 from tests.conftest import NOW_MS
 from tests.sending_domain_support import (
     RETURNS,
@@ -44,18 +43,6 @@ from tests.sending_domain_support import (
 RSA, ED25519 = KeyAlgorithm
 PENDING, ACTIVE, RETIRING, RETIRED = KeyState
 VERIFIED, MISSING, WRONG, UNKNOWN = CheckState
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ZoneServer]:
-    with running_zones() as zones:
-        yield zones
-
-
-@pytest.fixture
-def zones(server: ZoneServer) -> ZoneServer:
-    server.clear()
-    return server
 
 
 @pytest.fixture
