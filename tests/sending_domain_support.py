@@ -26,7 +26,7 @@ from tests.conftest import NOW_MS
 RETURNS = "returns.gateway.example"
 MX = "mx.gateway.example"
 TRACKING = "links.gateway.example"
-PATIENCE_S = 0.3
+PATIENCE_S = 1.0
 
 
 def gateway_settings(folder: Path, zones: ZoneServer, **more: Any) -> Settings:

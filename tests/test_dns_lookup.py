@@ -26,7 +26,7 @@ from core.mx_check import make_resolver
 from tests.authentication_zones import ZoneServer, running_zones
 
 NAME = "example.com"
-PATIENCE_S = 0.2
+PATIENCE_S = 0.5
 
 
 @dataclass

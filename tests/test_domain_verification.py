@@ -55,7 +55,7 @@ def zones(zones: ZoneServer) -> ZoneServer:
 
 @pytest.fixture
 def lookup(zones: ZoneServer) -> DnsLookup:
-    return lookup_at(zones, query_timeout_s=0.3)
+    return lookup_at(zones, query_timeout_s=1.0)
 
 
 def publish(zones: ZoneServer, record: DnsRecord) -> None:
